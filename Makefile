@@ -1,0 +1,72 @@
+# One command each; `make help` lists them.
+SHELL := /bin/bash
+PY := .venv/bin/python
+BIN := .venv/bin
+PACKAGES := shared producer broker_setup workers
+# Installing again is needed only when one of these changes.
+DECLARED := constraints.txt pyproject.toml $(PACKAGES:%=%/pyproject.toml) scripts/setup
+# Tests side by side; those that watch or time whole processes always run alone.
+JOBS ?= 2
+# Long tests run in CI (set CI=1 to run them here).
+ALONE := $(if $(CI),system or slow,system and not slow)
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check check-style check-tree check-imports check-types test test-unit demo bench-smoke fmt clean rabbitmq prometheus
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-12s %s\n", $$1, $$2 }'
+
+setup: .venv/.dev ## create .venv with everything a developer needs
+
+.venv/.runtime: $(DECLARED)
+	@scripts/setup runtime
+	@touch $@
+
+.venv/.dev: $(DECLARED) requirements-dev.txt
+	@scripts/setup dev
+	@touch $@ .venv/.runtime
+
+check: check-style check-tree check-imports check-types ## format, lint, guards, architecture, types (-k: go on after a failure)
+
+check-style: .venv/.dev
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check .
+
+check-tree: .venv/.dev
+	$(PY) scripts/check_tree.py
+	$(PY) -m pip check
+
+check-imports: .venv/.dev
+	$(BIN)/lint-imports --no-cache
+
+check-types: .venv/.dev
+	$(BIN)/mypy
+	$(BIN)/basedpyright
+
+rabbitmq:
+	@scripts/ensure-rabbitmq
+
+prometheus: .venv/.dev
+	@scripts/ensure-prometheus
+
+test: .venv/.dev rabbitmq prometheus ## all tests; on a fresh machine this installs what they need first
+	$(PY) -m pytest -n $(JOBS) -m "not system and not slow" $(ARGS)
+	$(PY) -m pytest -m "$(ALONE)" $(ARGS)
+
+test-unit: .venv/.dev ## the tests that need no server
+	$(PY) -m pytest -m "not rabbitmq and not system and not slow" $(ARGS)
+
+demo: .venv/.runtime ## a small shop end to end, on the embedded broker or on TASKYARD_BROKER_URL
+	$(PY) -m examples.checkout.demo $(ARGS)
+
+bench-smoke: .venv/.dev rabbitmq ## our publish and consume rates beside the bare client's
+	$(PY) -m benchmarks.smoke $(ARGS)
+
+fmt: .venv/.dev ## format, and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove the environment, the caches and what runs left behind
+	rm -rf .venv .taskyard build dist .coverage htmlcov .hypothesis .*_cache */build */dist
+	find . -name __pycache__ -prune -exec rm -rf {} +

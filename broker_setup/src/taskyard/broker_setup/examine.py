@@ -1,0 +1,144 @@
+"""Examine an installation, step by step; each step says what it saw and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from taskyard.broker_setup.intents import read_intents
+from taskyard.broker_setup.session import open_broker
+from taskyard.broker_setup.setup import describe, make_plan, specs_of
+from taskyard.shared.broker import SetupSpec
+from taskyard.shared.catalogue import load_queues
+from taskyard.shared.control import ControlUnavailable
+from taskyard.shared.errors import ConfigurationError, Unavailable
+from taskyard.shared.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from taskyard.shared.broker import Broker
+
+Level = Literal["ok", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing seen: how bad it is, what it is, and what to do about it."""
+
+    level: Level
+    what: str
+    advice: str = ""
+
+
+async def examine(modules: Sequence[str]) -> list[Finding]:
+    """Look at everything that can be seen from here, the queues of `modules` included."""
+    try:
+        settings = Settings()
+        settings.require_broker_url()
+        declared = load_queues(modules) if modules else {}
+    except ConfigurationError as error:
+        return [Finding("error", "settings", str(error))]
+    try:
+        async with open_broker(settings) as broker:
+            specs = specs_of(declared)
+            return [
+                Finding("ok", f"broker answers; namespace {settings.namespace}"),
+                *_state(broker),
+                *(await _topology(broker, SetupSpec(queues=tuple(specs.values())), modules)),
+                *(await _control(broker)),
+                *(await _queues(broker, sorted(declared))),
+            ]
+    except Unavailable as error:
+        return [Finding("error", f"broker: {error}", "start it, or correct TASKYARD_BROKER_URL")]
+    except ConfigurationError as error:
+        return [Finding("error", f"broker: {error}")]
+
+
+def _state(broker: Broker) -> list[Finding]:
+    found: list[Finding] = []
+    if broker.blocked:
+        found.append(
+            Finding(
+                "error",
+                "the broker refuses publishes",
+                "free its memory or disk; workers go on draining",
+            )
+        )
+    for name in ("priorities", "delay", "feed", "control", "lock", "lease"):
+        capability = getattr(broker.capabilities, name)
+        if not capability:
+            found.append(Finding("warning", f"{name}: {capability.note}"))
+    return found
+
+
+async def _topology(broker: Broker, spec: SetupSpec, modules: Sequence[str]) -> list[Finding]:
+    made = await make_plan(broker, spec)
+    command = f"taskyard broker apply {' '.join(modules)}".rstrip()
+    if made.differences:
+        return [
+            Finding("error", describe(action), "it cannot be changed in place")
+            for action in made.differences
+        ]
+    if made.missing:
+        return [Finding("error", f"{len(made.missing)} parts of the topology are missing", command)]
+    if not made.verified:
+        return [
+            Finding(
+                "warning",
+                "bindings unverified",
+                "let TASKYARD_MANAGEMENT_URL reach the management API",
+            )
+        ]
+    return [Finding("ok", "topology is as it should be")]
+
+
+async def _control(broker: Broker) -> list[Finding]:
+    try:
+        intents = await read_intents(broker)
+    except ControlUnavailable as error:
+        return [
+            Finding(
+                "error",
+                f"control log: {error}",
+                "workers keep their last state and start no new queue",
+            )
+        ]
+    paused = intents.paused(broker.now_ms())
+    return [
+        Finding("ok", "control log can be read"),
+        *(
+            Finding(
+                "warning",
+                f"queue {queue} is paused by {record.by}",
+                f"taskyard queues resume {queue}",
+            )
+            for queue, record in paused.items()
+        ),
+    ]
+
+
+async def _queues(broker: Broker, names: Sequence[str]) -> list[Finding]:
+    try:
+        names = names or await broker.queues()
+    except ConfigurationError as error:
+        return [Finding("warning", f"queues: {error}")]
+    found: list[Finding] = []
+    for name, stats in (await broker.stats(names)).items():
+        if stats.ready and stats.consumers == 0:
+            found.append(
+                Finding(
+                    "error",
+                    f"queue {name}: {stats.ready} jobs and no consumer",
+                    "start a worker for it",
+                )
+            )
+        if stats.parked:
+            found.append(
+                Finding(
+                    "warning",
+                    f"queue {name}: {stats.parked} parked",
+                    f"taskyard parked list -q {name}",
+                )
+            )
+    return found or [Finding("ok", f"{len(names)} queues, none stuck")]

@@ -1,0 +1,84 @@
+"""Write operators' intents into the control log: pause, resume, cancel; and read them back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from taskyard.shared.control import (
+    ALL_QUEUES,
+    Intents,
+    cancel_record,
+    pause_record,
+    resume_record,
+)
+from taskyard.shared.errors import NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from taskyard.shared.broker import Broker
+
+#: How long a cancel is remembered unless told otherwise: longer than any retry or delay in use.
+CANCEL_KEPT_MS = 90 * 86_400_000
+
+
+async def read_intents(broker: Broker) -> Intents:
+    """Return what the control log adds up to now (ControlUnavailable when it cannot be read)."""
+    intents = Intents()
+    async for batch in broker.follow_control():
+        intents.apply(batch.records)
+        if batch.caught_up:
+            break
+    return intents
+
+
+async def check_queues(broker: Broker, queues: Sequence[str]) -> None:
+    """Raise NotFound for a queue that the broker does not have; `*` stands for all."""
+    named = [queue for queue in queues if queue != ALL_QUEUES]
+    stats = await broker.stats(named)
+    missing = [queue for queue in named if not stats[queue].exists]
+    if missing:
+        msg = f"the broker has no queue {', '.join(missing)}; nothing was changed"
+        raise NotFound(msg)
+
+
+async def pause(
+    broker: Broker, queues: Sequence[str], *, by: str, for_s: float | None, reason: str
+) -> None:
+    """Have no job of these queues start, for a time or until they are resumed. Durable on return."""
+    await check_queues(broker, queues)
+    now_ms = broker.now_ms()
+    until_ms = None if for_s is None else now_ms + round(for_s * 1000)
+    await broker.append_control(
+        [pause_record(q, by=by, at_ms=now_ms, until_ms=until_ms, reason=reason) for q in queues]
+    )
+
+
+async def resume(broker: Broker, queues: Sequence[str], *, by: str) -> list[str]:
+    """Take pauses back and return the queues that were paused."""
+    now_ms = broker.now_ms()
+    paused = (await read_intents(broker)).paused(now_ms)
+    found = [queue for queue in queues if queue in paused]
+    if found:
+        await broker.append_control([resume_record(q, by=by, at_ms=now_ms) for q in found])
+    return found
+
+
+async def cancel(broker: Broker, job_ids: Sequence[str], *, by: str, abort: bool) -> None:
+    """Have these jobs start no further attempt; `abort` also ends running ones. Durable on return."""
+    now_ms = broker.now_ms()
+    await broker.append_control(
+        [
+            cancel_record(
+                job_id, by=by, at_ms=now_ms, abort=abort, until_ms=now_ms + CANCEL_KEPT_MS
+            )
+            for job_id in job_ids
+        ]
+    )
+
+
+async def compact(broker: Broker) -> int:
+    """Write the intents in force again, before retention forgets them; returns how many."""
+    live = (await read_intents(broker)).live(broker.now_ms())
+    await broker.append_control(live)
+    return len(live)

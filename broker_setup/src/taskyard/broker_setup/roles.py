@@ -1,0 +1,27 @@
+"""What this distribution adds to `taskyard up`: setting the broker up before anything runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from taskyard.broker_setup.session import open_broker
+from taskyard.broker_setup.setup import apply_spec, specs_of
+from taskyard.shared.broker import SetupSpec
+from taskyard.shared.catalogue import load_queues
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from taskyard.shared.settings import Settings
+
+
+async def setup(modules: Sequence[str], settings: Settings) -> None:
+    """Create what the queues of `modules` need on the broker; returns when it stands.
+
+    Raises:
+        ConfigurationError: something exists with other, immutable properties.
+
+    """
+    specs = specs_of(load_queues(modules))
+    async with open_broker(settings) as broker:
+        await apply_spec(broker, SetupSpec(queues=tuple(specs.values())))

@@ -1,0 +1,56 @@
+"""One open broker for the length of a command, and who is at the keyboard."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from taskyard.shared.brokers import connect
+from taskyard.shared.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from taskyard.shared.broker import Broker
+
+R = TypeVar("R")
+
+
+def operator() -> str:
+    """Return `user@host`, as intents and audits name who asked."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's numeric user may have no name
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"
+
+
+@asynccontextmanager
+async def open_broker(settings: Settings | None = None) -> AsyncIterator[Broker]:
+    """Open the broker that the environment names, and close it afterwards.
+
+    Raises:
+        ConfigurationError: TASKYARD_BROKER_URL is missing or wrong.
+        Unavailable: the broker does not answer.
+
+    """
+    settings = settings or Settings()
+    broker = connect(settings.require_broker_url(), settings.broker_options("operator"))
+    await broker.open(deadline_s=settings.publish_deadline)
+    try:
+        yield broker
+    finally:
+        await broker.close()
+
+
+def run_with_broker(act: Callable[[Broker], Awaitable[R]]) -> R:
+    """Run one act on the broker that the environment names, from a plain command."""
+
+    async def session() -> R:
+        async with open_broker() as broker:
+            return await act(broker)
+
+    return asyncio.run(session())

@@ -1,0 +1,3 @@
+"""Programs that show Taskyard at work."""
+
+from __future__ import annotations

@@ -1,0 +1,99 @@
+"""From a receipt to the error that the sender sees: pure, and in words that say what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from taskyard.shared.broker import PublishStatus
+from taskyard.shared.errors import (
+    PublishError,
+    PublishTimeout,
+    Rejected,
+    Unavailable,
+    UnknownQueue,
+)
+from taskyard.shared.task import declared_queues
+
+if TYPE_CHECKING:
+    from taskyard.shared.broker import Receipt
+    from taskyard.shared.envelope import Envelope
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where jobs are sent to, as errors name it.
+
+    Attributes:
+        host: of the broker, with its port, or the path of its file; never a password.
+        namespace: the prefix of everything that is ours there.
+
+    """
+
+    host: str
+    namespace: str
+
+    def __str__(self) -> str:
+        """Return both for a sentence."""
+        return f"namespace {self.namespace!r} on {self.host}"
+
+
+def host_of(url: str) -> str:
+    """Return the host and port (or path) of each broker of a URL, without user and password."""
+    hosts: list[str] = []
+    for one in url.split(","):
+        parts = urlsplit(one if "://" in one else f"//{one}")
+        hosts.append(parts.netloc.rpartition("@")[2] or parts.path[1:] or parts.scheme)
+    return ", ".join(hosts)
+
+
+def error_of(
+    receipt: Receipt, envelope: Envelope, place: Place, deadline_s: float
+) -> PublishError | None:
+    """Return the error that stands for a receipt; None for a confirmed job."""
+    if receipt.status is PublishStatus.CONFIRMED:
+        return None
+    kind, text = _explain(receipt, envelope, place, deadline_s)
+    if receipt.detail:
+        text += f" ({receipt.detail})"
+    return kind(text, job_id=envelope.id, queue=envelope.queue)
+
+
+def _explain(
+    receipt: Receipt, envelope: Envelope, place: Place, deadline_s: float
+) -> tuple[type[PublishError], str]:
+    job = f"job {envelope.id} ({envelope.task})"
+    match receipt.status:
+        case PublishStatus.UNROUTABLE:
+            return UnknownQueue, (
+                f"queue {envelope.queue!r} does not exist in {place}; {job} was not sent. "
+                + _hint(envelope.queue)
+            )
+        case PublishStatus.REJECTED:
+            return Rejected, f"{job} was refused by the broker, {place}; nothing was stored"
+        case PublishStatus.TIMEOUT:
+            # The detail says what else ended the wait before its time, such as a lost connection.
+            when = "" if receipt.detail else f" within {deadline_s:g} s"
+            return PublishTimeout, (
+                f"{job} was not confirmed{when} by {place}; it may have been stored. "
+                "Sending the same job again keeps its id"
+            )
+        case _:
+            return Unavailable, (
+                f"{job} was not sent: no connection to the broker, {place}, took it "
+                f"within {deadline_s:g} s"
+            )
+
+
+def _hint(queue: str) -> str:
+    declared = declared_queues()
+    if queue in declared:
+        return (
+            "It is declared in this process: create it with `taskyard broker apply MODULE`. "
+            f"Declared here: {', '.join(declared)}"
+        )
+    near = get_close_matches(queue, declared, n=1)
+    meant = f"Did you mean {near[0]!r}? " if near else ""
+    return f"{meant}Queues declared in this process: {', '.join(declared) or 'none'}"

@@ -1,0 +1,253 @@
+"""The control log: a stream that everyone replays, written through an exchange of its name.
+
+Records travel in arrays, because a stream is read chunk by chunk and each message costs its own
+share: 100 000 records are some 400 messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from taskyard.shared.adapters.amqp.channel import NOT_FOUND, Channel, ChannelClosed
+from taskyard.shared.adapters.amqp.fields import properties
+from taskyard.shared.adapters.amqp.outgoing import Raw
+from taskyard.shared.adapters.amqp.publisher import CONFIRMED
+from taskyard.shared.broker import ControlBatch, PublishStatus
+from taskyard.shared.control import (
+    ControlRecord,
+    ControlUnavailable,
+    decode_records,
+    encode_records,
+    genesis,
+)
+from taskyard.shared.envelope import JSON
+from taskyard.shared.errors import Unavailable
+from taskyard.shared.logs import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from taskyard.shared.adapters.amqp.core import Core
+    from taskyard.shared.adapters.amqp.frames import Message
+    from taskyard.shared.adapters.amqp.link import Link
+    from taskyard.shared.broker import Receipt
+
+_log = get_logger(__name__)
+
+#: Records per message.
+ARRAY: Final = 256
+#: Unacknowledged messages of a reader; a stream sends whole chunks anyway.
+_CREDIT: Final = 4000
+#: Enough for the whole of the largest chunk.
+_CHUNK_CREDIT: Final = 65535
+#: How long a log that holds anything takes to show its last chunk, at the very most.
+_SHOWN_S: Final = 2.0
+_GENESIS_S: Final = 10.0
+_OFFSET: Final = "x-stream-offset"
+
+
+async def append_control(
+    core: Core, records: Sequence[ControlRecord], *, deadline_s: float
+) -> None:
+    """Write records, in order, many at once; they are durable when this returns.
+
+    Raises:
+        ControlUnavailable: they are not, or not known to be; writing them again is harmless.
+
+    """
+    own = core.names.control
+    messages = [
+        Raw(own, "", properties(content_type=JSON), encode_records(records[at : at + ARRAY]))
+        for at in range(0, len(records), ARRAY)
+    ]
+    for receipt in await core.publisher.publish_raw(messages, deadline_s=deadline_s):
+        if receipt.status is not CONFIRMED:
+            raise ControlUnavailable(_unwritten(core, receipt))
+
+
+def _unwritten(core: Core, receipt: Receipt) -> str:
+    where = f"the control log {core.names.control} at {core.publish_link.target}"
+    if receipt.status is PublishStatus.UNROUTABLE:
+        return f"{where} does not exist: run `taskyard broker apply`; nothing was recorded"
+    if receipt.status is PublishStatus.TIMEOUT:
+        return f"{where} did not confirm in time, the record may be there: {receipt.detail}"
+    return f"{where} took nothing: {receipt.detail}"
+
+
+async def begin_log(core: Core, *, is_new: bool) -> None:
+    """Write the log's first record, so that it is never empty.
+
+    Args:
+        core: of the broker.
+        is_new: whether the log was just created; otherwise it is looked at first.
+
+    """
+    if not is_new:
+        try:
+            if await _last_offset(core) is not None:
+                return
+        except ControlUnavailable:
+            return  # there is none, or it cannot be read now: nothing to begin
+    await append_control(core, [genesis(core.now_ms())], deadline_s=_GENESIS_S)
+
+
+async def follow_control(core: Core, after: int | None) -> AsyncIterator[ControlBatch]:
+    """Yield the log behind an offset, then as it grows; see the port.
+
+    An offset that retention has forgotten continues at the oldest one left.
+
+    Args:
+        core: of the broker.
+        after: the last offset seen; None begins at the start.
+
+    Raises:
+        ControlUnavailable: the log is not there or not readable now, or the connection is lost.
+
+    """
+    goal = await _last_offset(core)
+    if after is not None and (goal is None or goal < after):
+        _log.warning("the control log was made anew; it is read from its start", position=after)
+        after = None
+    position = -1 if after is None else after
+    reader = _Reader(core, position)
+    await reader.open("first" if after is None else after + 1)
+    try:
+        if goal is None or goal <= position:
+            yield ControlBatch(records=(), position=position, caught_up=True)
+        while True:
+            messages = await reader.take()
+            if not messages:
+                return
+            records: list[ControlRecord] = []
+            for offset, body in messages:
+                position = offset
+                records += decode_records(body)
+            yield ControlBatch(
+                records=tuple(records),
+                position=position,
+                caught_up=goal is None or position >= goal,
+            )
+            reader.ack()
+    finally:
+        await reader.close()
+
+
+class _Reader:
+    """One consumer of the stream."""
+
+    def __init__(self, core: Core, after: int) -> None:
+        """Read what lies behind the offset `after`."""
+        self._core = core
+        self._after = after
+        self._link: Link | None = None
+        self._channel: Channel | None = None
+        self._arrived: list[tuple[int, bytes]] = []
+        self._tag = 0
+        self._news = asyncio.Event()
+        self._ended: str | None = None
+
+    async def open(self, offset: str | int) -> None:
+        """Begin at an offset (ControlUnavailable when that is not possible)."""
+        self._link = await self._core.reader()
+        self._channel = await _open_stream(self._core, _CREDIT)
+        self._channel.on_close.append(lambda reason: self._end(str(reason)))
+        try:
+            await self._channel.consume(
+                self._core.names.control,
+                self._on_message,
+                on_cancel=lambda: self._end("the broker ended the consumer"),
+                arguments={_OFFSET: offset},
+            )
+        except (ChannelClosed, Unavailable) as error:
+            await self.close()
+            raise _unreadable(self._core, error) from error
+
+    async def take(self) -> list[tuple[int, bytes]]:
+        """Wait for messages and return all that have arrived, with their offsets.
+
+        Empty once the broker is closed here; ControlUnavailable when the log is lost.
+        """
+        while not self._arrived:
+            if self._ended is not None:
+                if self._link is not None and self._link.closed:
+                    return []
+                raise ControlUnavailable(f"the control log is out of reach: {self._ended}")
+            self._news.clear()
+            await self._news.wait()
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+    def ack(self) -> None:
+        """Let the broker send more."""
+        if self._channel is not None and self._channel.is_open and self._tag:
+            self._channel.raw.basic_ack(self._tag, multiple=True)
+            self._tag = 0
+
+    async def close(self) -> None:
+        """End it."""
+        if self._channel is not None:
+            await self._channel.close()
+
+    def _on_message(self, message: Message) -> None:
+        self._tag = message.tag
+        offset = _offset_of(message)
+        if offset > self._after:  # a reader is sent the whole chunk around its offset
+            self._arrived.append((offset, message.body))
+            self._news.set()
+
+    def _end(self, reason: str) -> None:
+        self._ended = self._ended or reason
+        self._news.set()
+
+
+async def _last_offset(core: Core) -> int | None:
+    """Return the offset of the last record that is surely in the log now; None if it is empty.
+
+    `last` attaches at the last chunk, whose first record comes first. A chunk is sent in one go,
+    so an answer to a question asked after the first record comes behind the chunk's last.
+    """
+    channel = await _open_stream(core, _CHUNK_CREDIT)
+    seen = -1
+    shown = asyncio.Event()
+
+    def on_message(message: Message) -> None:
+        nonlocal seen
+        seen = max(seen, _offset_of(message))
+        shown.set()
+
+    channel.on_close.append(lambda _: shown.set())
+    try:
+        await channel.consume(core.names.control, on_message, arguments={_OFFSET: "last"})
+        async with asyncio.timeout(_SHOWN_S):
+            await shown.wait()
+        await channel.call("basic_qos", prefetch_count=_CHUNK_CREDIT)
+    except TimeoutError:
+        return None
+    except (ChannelClosed, Unavailable) as error:
+        raise _unreadable(core, error) from error
+    finally:
+        await channel.close()
+    return seen if seen >= 0 else None
+
+
+async def _open_stream(core: Core, credit: int) -> Channel:
+    try:
+        channel = await (await core.reader()).channel()
+        await channel.call("basic_qos", prefetch_count=credit)
+    except (ChannelClosed, Unavailable) as error:
+        raise _unreadable(core, error) from error
+    return channel
+
+
+def _unreadable(core: Core, error: Exception) -> ControlUnavailable:
+    where = f"the control log {core.names.control} at {core.publish_link.target}"
+    if isinstance(error, ChannelClosed) and error.code == NOT_FOUND:
+        return ControlUnavailable(f"{where} does not exist: run `taskyard broker apply`")
+    return ControlUnavailable(f"{where} cannot be read now: {error}")
+
+
+def _offset_of(message: Message) -> int:
+    headers: Any = message.properties.headers if message.properties else None
+    offset = headers.get(_OFFSET) if headers else None
+    return offset if isinstance(offset, int) else -1

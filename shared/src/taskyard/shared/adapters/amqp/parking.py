@@ -1,0 +1,244 @@
+"""Parking lots: looked at and emptied without disturbing what stays.
+
+A lot is read by taking all of it at once, unacknowledged, and giving back what stays by closing the
+channel. All of it: returned jobs form a line of their own, so a part that comes back would end up
+behind the rest. The broker hands a consumer at most 2 000, so a longer lot takes several; nothing
+is on its way by halves, whoever is killed when. Two who look at once would each see a part,
+so they take turns, by an exclusive queue; after a while the second looks anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from taskyard.shared.adapters.amqp import wire
+from taskyard.shared.adapters.amqp.channel import NOT_FOUND, Channel, ChannelClosed
+from taskyard.shared.adapters.amqp.consumer import EXACT_COUNTS
+from taskyard.shared.adapters.amqp.intake import Intake
+from taskyard.shared.broker import PARKED_BATCH, ParkedJob
+from taskyard.shared.errors import Unavailable, UnknownQueue
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Sequence
+    from typing import Self
+
+    from taskyard.shared.adapters.amqp.core import Core
+    from taskyard.shared.adapters.amqp.frames import Message
+    from taskyard.shared.adapters.amqp.intake import Token
+    from taskyard.shared.adapters.amqp.link import Link
+    from taskyard.shared.broker import Delivery, Selection
+
+#: The most that RabbitMQ hands to one consumer of a quorum queue.
+_PER_CONSUMER: Final = 2000
+#: Jobs that do not come within this time are in other hands.
+_QUIET_S: Final = 3.0
+#: What a reader gives back, or a killed one held, is ready again after a moment. A lot that seems
+#: empty is asked for again after these gaps.
+_BACK_S: Final = (0.02, 0.05)
+_GIVEN_BACK_S: Final = 2.0
+#: How long another's look at the same lot is waited for, and how often it is tried.
+_TURN_S: Final = 8.0
+_POLL_S: Final = 0.4
+#: How long the broker lets us hold jobs, where that is ours to say.
+_PATIENCE_MS: Final = 24 * 3600 * 1000
+
+
+async def parked(core: Core, queue: str) -> AsyncGenerator[ParkedJob, None]:
+    """Yield what is parked, the longest parked first; all stays as it is.
+
+    Raises:
+        UnknownQueue: the queue has no parking lot.
+        Unavailable: the connection is lost on the way.
+
+    """
+    position = 0
+    async with _Lot(core, queue) as lot:
+        while (message := await lot.next()) is not None:
+            delivery = wire.decode(message.properties, message.body, queue=queue)
+            yield ParkedJob(envelope=delivery.envelope, position=position)
+            position += 1
+
+
+async def take_parked(
+    core: Core, queue: str, select: Selection
+) -> AsyncGenerator[Sequence[Delivery], None]:
+    """Yield matching jobs out of a lot, in its order, in batches that are each to be settled.
+
+    Only what was in the lot at first: a job that is parked again meanwhile is not met twice.
+    What is not settled when this ends stays where it was.
+
+    Raises:
+        UnknownQueue: the queue has no parking lot.
+        Unavailable: the connection is lost on the way.
+
+    """
+    left = select.limit
+    if left == 0:
+        return
+    batch: list[Delivery] = []
+    async with _Lot(core, queue) as lot:
+        while (message := await lot.next()) is not None:
+            delivery = wire.decode(
+                message.properties,
+                message.body,
+                queue=queue,
+                redelivered=message.redelivered,
+                token=lot.arrived(message),
+            )
+            if not select.matches(delivery.envelope):
+                continue
+            batch.append(delivery)
+            if left is not None:
+                left -= 1
+                if left == 0:
+                    break
+            if len(batch) == PARKED_BATCH:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+
+# A class, not a generator in disguise: when a loop ends, asyncio closes all generators at once,
+# also those that run inside of others.
+class _Turn:
+    """The right to look at a lot, or a wait that was long enough."""
+
+    def __init__(self, link: Link, name: str) -> None:
+        """Ask for it by an exclusive queue."""
+        self._link = link
+        self._name = name
+        self._channel: Channel | None = None
+
+    async def wait(self) -> None:
+        """Wait for our turn."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _TURN_S
+        while self._channel is None and loop.time() < until:
+            channel = await self._link.channel()
+            try:
+                await channel.call(
+                    "queue_declare", queue=self._name, exclusive=True, auto_delete=True
+                )
+                # The queue is exclusive to the connection: what tells two readers in one process
+                # apart is who consumes it.
+                await channel.consume(self._name, _ignore, exclusive=True, no_ack=True)
+            except ChannelClosed:
+                await asyncio.sleep(_POLL_S)
+            else:
+                self._channel = channel
+
+    async def end(self) -> None:
+        """Let the next one look."""
+        if self._channel is not None:
+            await self._channel.close()
+
+
+def _ignore(_: Message) -> None:
+    """Take nothing: the queue is a sign, not a way."""
+
+
+class _Lot:
+    """All of a lot's jobs in our hands, for as long as it is entered."""
+
+    def __init__(self, core: Core, queue: str) -> None:
+        """Name the lot of a queue."""
+        self._core = core
+        self._queue = queue
+        self._name = core.names.parked_queue(queue)
+        self._count = 0
+        self._held = 0
+        self._tokens = 0
+        self._arrived: deque[Message] = deque()
+        self._news = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        """Take all that is there now (UnknownQueue if there is no such lot)."""
+        self._link = link = await self._core.reader()
+        self._turn = _Turn(link, self._core.names.lock(f"lot.{self._queue}"))
+        await self._turn.wait()
+        try:
+            self._channel = await link.channel()
+            self._intake = Intake(self._channel)
+            await self._fill()
+        except ChannelClosed as refusal:
+            await self._turn.end()
+            if refusal.code != NOT_FOUND:
+                raise Unavailable(f"the parking lot of {self._queue!r}: {refusal}") from refusal
+            where = f"namespace {self._core.names.prefix!r} at {link.target}"
+            raise UnknownQueue(f"there is no queue {self._queue!r} in {where}") from refusal
+        except BaseException:
+            await self._turn.end()
+            raise
+        return self
+
+    async def _fill(self) -> None:
+        self._count = await self._ready(self._channel)
+        for gap_s in _BACK_S:
+            if self._count:
+                break
+            await asyncio.sleep(gap_s)
+            self._count = await self._ready(self._channel)
+        if self._count == 0:
+            return
+        self._channel.on_close.append(lambda _: self._news.set())
+        await self._channel.call("basic_qos", prefetch_count=_PER_CONSUMER)
+        patient = self._link.server_version >= EXACT_COUNTS
+        for _ in range(-(-self._count // _PER_CONSUMER)):
+            await self._channel.consume(
+                self._name,
+                self._on_message,
+                arguments={"x-consumer-timeout": _PATIENCE_MS} if patient else None,
+            )
+
+    async def _ready(self, channel: Channel) -> int:
+        answer = await channel.call("queue_declare", queue=self._name, passive=True)
+        return int(answer.message_count)
+
+    async def next(self) -> Message | None:
+        """Return the next of those that were there at first; None after the last."""
+        if self._count == 0:
+            return None
+        while not self._arrived:
+            if self._channel.reason is not None:
+                raise Unavailable(f"the parking lot is out of reach: {self._channel.reason}")
+            self._news.clear()
+            try:
+                async with asyncio.timeout(_QUIET_S):
+                    await self._news.wait()
+            except TimeoutError:
+                return None  # the others are in someone's hands
+        self._count -= 1
+        return self._arrived.popleft()
+
+    def arrived(self, message: Message) -> Token:
+        """Return what settles a message; called for each, in order."""
+        self._tokens += 1
+        return self._intake.arrived(message.tag)
+
+    def _on_message(self, message: Message) -> None:
+        self._arrived.append(message)
+        self._held += 1
+        self._news.set()
+
+    async def __aexit__(self, *_: object) -> None:
+        """Give back what is left, and see it back: it takes the broker a moment."""
+        try:
+            await self._channel.close()
+            with suppress(ChannelClosed, Unavailable):
+                await self._wait_returned(self._held - self._tokens + self._intake.unsettled)
+        finally:
+            await self._turn.end()
+
+    async def _wait_returned(self, count: int) -> None:
+        if count == 0 or not self._link.connected:
+            return
+        channel = await self._link.channel()
+        for _ in range(round(_GIVEN_BACK_S / _BACK_S[0])):
+            if await self._ready(channel) >= count:
+                break
+            await asyncio.sleep(_BACK_S[0])
+        await channel.close()

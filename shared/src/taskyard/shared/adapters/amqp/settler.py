@@ -1,0 +1,179 @@
+"""Ends deliveries: publishes what each needs, waits for the confirms, then acknowledges."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from taskyard.shared.adapters.amqp.fields import properties
+from taskyard.shared.adapters.amqp.intake import Token
+from taskyard.shared.adapters.amqp.outgoing import Raw
+from taskyard.shared.adapters.amqp.publisher import CONFIRMED
+from taskyard.shared.broker import PublishStatus, SettleStatus
+from taskyard.shared.envelope import JSON
+from taskyard.shared.feed import encode_feed
+from taskyard.shared.priority import NORMAL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from taskyard.shared.adapters.amqp.intake import Intake
+    from taskyard.shared.adapters.amqp.names import Names
+    from taskyard.shared.adapters.amqp.outgoing import Outgoing
+    from taskyard.shared.adapters.amqp.publisher import Publisher
+    from taskyard.shared.broker import Receipt, Settlement
+    from taskyard.shared.envelope import Envelope
+    from taskyard.shared.feed import FeedRecord
+
+
+class _Plan:
+    """What one flight carries, and which settlements wait for which of it."""
+
+    def __init__(self) -> None:
+        self.items: list[Outgoing] = []
+        self.envelopes: list[tuple[int, int, Envelope]] = []
+        self.records: dict[str, list[FeedRecord]] = {}
+        self.record_items: dict[str, int] = {}
+
+
+class Settler:
+    """Settles batches through a publisher."""
+
+    def __init__(
+        self, publisher: Publisher, names: Names, *, recording: Callable[[], bool]
+    ) -> None:
+        """Prepare a settler.
+
+        Args:
+            publisher: for what settlements publish.
+            names: of the namespace.
+            recording: whether the feed exists now.
+
+        """
+        self._publisher = publisher
+        self._names = names
+        self._recording = recording
+
+    async def settle(self, batch: Sequence[Settlement], *, deadline_s: float) -> list[SettleStatus]:
+        """See the port. What needs no publish is acknowledged at once."""
+        recording = self._recording()
+        statuses = [SettleStatus.LOST] * len(batch)
+        plain: list[int] = []
+        publishing: list[int] = []
+        for index, settlement in enumerate(batch):
+            token = settlement.delivery.token
+            if not isinstance(token, Token) or not token.ours:
+                continue
+            if (
+                settlement.copies
+                or settlement.park is not None
+                or settlement.replies
+                or (recording and settlement.record is not None)
+            ):
+                publishing.append(index)
+            else:
+                plain.append(index)
+        self._ack(batch, plain, statuses)
+        if publishing:
+            plan = self._plan(batch, publishing, recording=recording)
+            receipts = await self._publisher.send(plan.items, deadline_s=deadline_s)
+            failed = _failed(batch, plan, receipts)
+            for index in publishing:
+                statuses[index] = SettleStatus.UNDONE
+            self._ack(batch, [index for index in publishing if index not in failed], statuses)
+        return statuses
+
+    async def record(self, records: Iterable[FeedRecord], *, deadline_s: float) -> bool:
+        """Publish records to the feed; tells whether all are durable there."""
+        if not self._recording():
+            return False
+        by_queue: dict[str, list[FeedRecord]] = {}
+        for record in records:
+            by_queue.setdefault(record.queue, []).append(record)
+        receipts = await self._publisher.send(
+            [self._record_item(queue, some) for queue, some in by_queue.items()],
+            deadline_s=deadline_s,
+        )
+        return all(receipt.status is CONFIRMED for receipt in receipts)
+
+    def _plan(
+        self, batch: Sequence[Settlement], indexes: Iterable[int], *, recording: bool
+    ) -> _Plan:
+        plan = _Plan()
+        make = self._publisher.make
+        for index in indexes:
+            settlement = batch[index]
+            done = _token(settlement).published
+            for copy in settlement.copies:
+                if not any(copy is other for other in done):
+                    plan.envelopes.append((len(plan.items), index, copy))
+                    plan.items.append(make.job(copy))
+            park = settlement.park
+            if park is not None and not any(park is other for other in done):
+                plan.envelopes.append((len(plan.items), index, park))
+                plan.items.append(make.parked(park))
+            for address, body in settlement.replies:
+                own = properties(content_type=JSON, delivery_mode=1)
+                plan.items.append(make.raw(Raw(self._names.replies, address, own, body)))
+            if recording and settlement.record is not None:
+                record = settlement.record
+                plan.records.setdefault(record.queue, []).append(record)
+        for queue, records in plan.records.items():
+            plan.record_items[queue] = len(plan.items)
+            plan.items.append(self._record_item(queue, records))
+        return plan
+
+    def _record_item(self, queue: str, records: Sequence[FeedRecord]) -> Outgoing:
+        own = properties(content_type=JSON, priority=NORMAL)
+        return self._publisher.make.raw(
+            Raw(self._names.lifecycle, queue, own, encode_feed(records))
+        )
+
+    @staticmethod
+    def _ack(
+        batch: Sequence[Settlement], indexes: Sequence[int], statuses: list[SettleStatus]
+    ) -> None:
+        """Acknowledge, each channel's deliveries in one write."""
+        by_intake: dict[Intake, list[Token]] = {}
+        for index in indexes:
+            token = _token(batch[index])
+            if token.ours:
+                by_intake.setdefault(token.intake, []).append(token)
+                statuses[index] = SettleStatus.SETTLED
+            else:
+                statuses[index] = SettleStatus.LOST
+        for intake, tokens in by_intake.items():
+            intake.ack(tokens)
+
+
+def _failed(batch: Sequence[Settlement], plan: _Plan, receipts: Sequence[Receipt]) -> set[int]:
+    """Return the settlements of which something needed was not confirmed.
+
+    Replies are a best effort. A record that finds no feed any more has nowhere to be.
+    """
+    failed: set[int] = set()
+    gone = {
+        queue
+        for queue, item in plan.record_items.items()
+        if receipts[item].status not in {CONFIRMED, PublishStatus.UNROUTABLE}
+    }
+    if gone:
+        failed |= {
+            index
+            for index, settlement in enumerate(batch)
+            if settlement.record is not None and settlement.record.queue in gone
+        }
+    for item, index, _ in plan.envelopes:
+        if receipts[item].status is not CONFIRMED:
+            failed.add(index)
+    if failed:
+        for item, index, envelope in plan.envelopes:
+            if index in failed and receipts[item].status is CONFIRMED:
+                _token(batch[index]).published += (envelope,)
+    return failed
+
+
+def _token(settlement: Settlement) -> Token:
+    token = settlement.delivery.token
+    if not isinstance(token, Token):
+        raise TypeError("a delivery of another broker")
+    return token

@@ -1,0 +1,120 @@
+"""The `taskyard` command: gathers the commands of whatever distributions are installed.
+
+Each command is an entry point of group `taskyard.commands`, named by its path with dots
+(`queues.pause`), so that two distributions can add to one group. Commands load when they run.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import EntryPoint, entry_points, version
+from typing import Any, Final, cast
+
+import click
+
+from taskyard.shared.control import ControlUnavailable
+from taskyard.shared.errors import (
+    ConfigurationError,
+    InvalidArguments,
+    JobError,
+    NotFound,
+    PublishError,
+    PublishTimeout,
+    ResultTimeout,
+    TaskyardError,
+    Unavailable,
+)
+
+GROUP: Final = "taskyard.commands"
+
+DONE: Final = 0
+NO: Final = 1
+USAGE: Final = 2
+UNAVAILABLE: Final = 69  # EX_UNAVAILABLE of sysexits.h
+ALREADY_RUNNING: Final = 75  # EX_TEMPFAIL of sysexits.h
+TIMED_OUT: Final = 124  # as timeout(1)
+INTERRUPTED: Final = 130  # as shells report SIGINT
+
+_GROUP_HELP: Final = {
+    "broker": "Set a broker up, and look at how it is set up.",
+    "queues": "Look at queues, pause and resume them.",
+    "parked": "Look at parked jobs; release or discard them.",
+    "jobs": "Look at jobs and control them.",
+}
+
+
+class CommandTree(click.Group):
+    """A group whose commands are entry points below a path, loaded when asked for."""
+
+    def __init__(self, path: str = "", **options: Any) -> None:
+        """Gather the commands whose dotted name starts with `path`."""
+        super().__init__(**options)
+        self._path = path
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of commands and sub-groups."""
+        del ctx
+        return sorted({name.split(".", 1)[0] for name in self._below()})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load a command, or make the sub-group of that name."""
+        del ctx
+        points = self._below()
+        if cmd_name in points:
+            return cast("click.Command", points[cmd_name].load())
+        if any(name.startswith(f"{cmd_name}.") for name in points):
+            path = f"{self._path}{cmd_name}."
+            return CommandTree(path, name=cmd_name, help=_GROUP_HELP.get(cmd_name, ""))
+        return None
+
+    def _below(self) -> dict[str, EntryPoint]:
+        skip = len(self._path)
+        return {
+            p.name[skip:]: p for p in entry_points(group=GROUP) if p.name.startswith(self._path)
+        }
+
+
+def exit_code_of(error: TaskyardError) -> int:
+    """Return the exit code that stands for an error."""
+    if isinstance(error, (ResultTimeout, PublishTimeout)):
+        return TIMED_OUT
+    if isinstance(error, (Unavailable, ControlUnavailable)):
+        return UNAVAILABLE
+    if isinstance(error, (ConfigurationError, InvalidArguments)):
+        return USAGE
+    if isinstance(error, (NotFound, JobError, PublishError)):
+        return NO
+    return NO
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; always ends by exiting (see the exit codes above)."""
+    root = CommandTree(
+        name="taskyard",
+        help="Taskyard: a distributed worker cluster on RabbitMQ, or on one file.",
+        context_settings={
+            "auto_envvar_prefix": "TASKYARD",
+            "help_option_names": ["-h", "--help"],
+            "show_default": True,
+        },
+    )
+    root = click.version_option(version("taskyard-shared"), prog_name="taskyard")(root)
+    try:
+        # Without standalone mode click returns the code of an Exit instead of exiting with it.
+        code = root.main(args=args, prog_name="taskyard", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else DONE)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("taskyard: interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(DONE)
+    except TaskyardError as error:
+        click.echo(f"taskyard: {error}", err=True)
+        sys.exit(exit_code_of(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Calling a handler: what a worker and eager mode do alike, so that both mean the same.
+
+    arguments = bind(task, envelope)                        # InvalidArguments parks it as invalid
+    context = Context(envelope, runtime, resources)
+    value = await call_async(task, context, arguments)      # in a task of its own
+    value = call_sync(task, context, arguments)             # under copy_context().run, or to_thread
+    text, problem = encode_result(value)
+    reply = reply_of(envelope, outcome, text, problem)      # None when the job goes on
+
+Both calls make the job and its propagated values current and leave them so: run each in an
+execution context of its own. What an exception means is decided in `decide`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from taskyard.shared.context import Context, set_current_job
+from taskyard.shared.envelope import Envelope
+from taskyard.shared.feed import Reply
+from taskyard.shared.middleware import Middleware
+from taskyard.shared.outcomes import (
+    OUTCOME_NAMES,
+    Cancelled,
+    Failed,
+    HandedBack,
+    Outcome,
+    Parked,
+    Retried,
+)
+from taskyard.shared.propagation import set_values
+from taskyard.shared.signature import encode_json
+from taskyard.shared.task import Task
+
+Proceed = Callable[[], Awaitable[object]]
+
+#: Largest returned value that travels with a record or a reply, in bytes of JSON.
+RESULT_LIMIT_BYTES: Final = 1024 * 1024
+
+
+def bind(task: Task[..., Any], envelope: Envelope) -> dict[str, object]:
+    """Return the handler's arguments by name, without the context.
+
+    Raises:
+        InvalidArguments: the body is not JSON, or does not fit the handler's signature.
+        ConfigurationError: the handler's own annotations cannot be read.
+
+    """
+    return task.signature.decode(envelope.body)
+
+
+async def call_async(
+    task: Task[..., Any], context: Context[Any], arguments: Mapping[str, object]
+) -> object:
+    """Call an `async def` handler and return its value; whatever it raises passes through."""
+    activate(context)
+    if task.signature.wants_context:
+        return await task.function(context, **arguments)
+    return await task.function(**arguments)
+
+
+def call_sync(
+    task: Task[..., Any], context: Context[Any], arguments: Mapping[str, object]
+) -> object:
+    """Call a `def` handler and return its value; whatever it raises passes through."""
+    activate(context)
+    if task.signature.wants_context:
+        return task.function(context, **arguments)
+    return task.function(**arguments)
+
+
+def activate(context: Context[Any]) -> None:
+    """Make a job, and the values it carries, current in this execution context."""
+    set_current_job(context)
+    set_values(context.values)
+
+
+def wrap(middleware: Sequence[Middleware], context: Context[Any], call: Proceed) -> Proceed:
+    """Return `call` inside its middleware, the first outermost."""
+    for layer in reversed(middleware):
+        call = _inside(layer, context, call)
+    return call
+
+
+def _inside(layer: Middleware, context: Context[Any], proceed: Proceed) -> Proceed:
+    return lambda: layer.execute(context, proceed)
+
+
+def encode_result(value: object) -> tuple[msgspec.Raw | None, str]:
+    """Return a handler's value as JSON text for records and replies, and what is wrong with it.
+
+    A value that has no JSON form, or a far too large one, is left out with a reason in words: the
+    work is done, and must not be repeated because its result cannot travel.
+    """
+    if value is None:
+        return None, ""
+    try:
+        text = encode_json(value)
+    except (TypeError, ValueError, RecursionError, msgspec.EncodeError) as error:
+        return None, f"its result has no JSON form: {error}"
+    if len(text) > RESULT_LIMIT_BYTES:
+        return None, f"its result of {len(text)} bytes exceeds {RESULT_LIMIT_BYTES} and is left out"
+    return msgspec.Raw(text), ""
+
+
+def reply_of(
+    envelope: Envelope, outcome: Outcome, value: msgspec.Raw | None = None, problem: str = ""
+) -> Reply | None:
+    """Return what whoever asked for the job's result is told; None while the job goes on.
+
+    Args:
+        envelope: the attempt that ended.
+        outcome: how it ended.
+        value: the encoded result, and
+        problem: why there is none, both from `encode_result`.
+
+    """
+    if isinstance(outcome, (Retried, HandedBack)):
+        return None
+    detail, message, error = "", problem, None
+    if isinstance(outcome, Failed):
+        detail, message, error = outcome.kind.value, outcome.message, outcome.error
+    elif isinstance(outcome, Parked):
+        detail, message, error = outcome.reason.value, outcome.detail, outcome.error
+    elif isinstance(outcome, Cancelled):
+        detail, message = "aborted" if outcome.aborted else "", outcome.by
+    return Reply(
+        job=envelope.id,
+        attempt=envelope.attempt,
+        outcome=OUTCOME_NAMES[type(outcome)],
+        detail=detail,
+        message=message,
+        value=value,
+        error=error,
+    )

@@ -1,0 +1,236 @@
+"""Every metric in one table, and cells that cost nanoseconds on the per-job path.
+
+prometheus-client's own counters and histograms take a lock per observation; here a job adds to
+plain numbers owned by the event loop, and a collector turns them into metrics when scraped.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from prometheus_client.core import Metric
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+_WAIT: Final = (
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    5,
+    10,
+    30,
+    60,
+    120,
+    300,
+    600,
+    1800,
+    3600,
+)
+_RUN: Final = (
+    0.001,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    5,
+    10,
+    30,
+    60,
+    300,
+    600,
+    1800,
+    3600,
+)
+_PUBLISH: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_LAG: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One metric: its name without the prefix, what it is, its labels and buckets (seconds)."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+#: The table. Labels never hold a pod, job, tenant or raw error text.
+TABLE: Final[tuple[Definition, ...]] = (
+    Definition("jobs_published", "counter", "Publishes by outcome.", ("queue", "task", "outcome")),
+    Definition(
+        "jobs_finished", "counter", "Attempts ended, by outcome.", ("queue", "task", "outcome")
+    ),
+    Definition("job_wait_seconds", "histogram", "From due to start.", ("queue",), _WAIT),
+    Definition("job_run_seconds", "histogram", "From start to end.", ("queue", "task"), _RUN),
+    Definition("job_total_seconds", "histogram", "From first sent to end.", ("queue",), _WAIT),
+    Definition("jobs_running", "gauge", "Attempts running now.", ("queue",)),
+    Definition("slots", "gauge", "Attempts that may run at once in this process.", ("queue",)),
+    Definition("queue_jobs", "gauge", "Jobs in the broker by state.", ("queue", "state")),
+    Definition("queue_oldest_seconds", "gauge", "Age of the oldest ready job.", ("queue",)),
+    Definition("queue_paused", "gauge", "1 while the queue is paused.", ("queue",)),
+    Definition("parked_jobs", "gauge", "Jobs in the parking lot by reason.", ("queue", "reason")),
+    Definition("publish_seconds", "histogram", "From send to confirm.", ("queue",), _PUBLISH),
+    Definition("broker_connected", "gauge", "1 while the broker is reachable."),
+    Definition("broker_blocked", "gauge", "1 while the broker refuses publishes."),
+    Definition("broker_reconnects", "counter", "Connections made again after a loss."),
+    Definition("unrecorded", "counter", "Outcomes that never reached the feed."),
+    Definition("feed_dropped", "counter", "Feed items dropped by its bound."),
+    Definition("loop_lag_seconds", "histogram", "How late the event loop runs.", (), _LAG),
+    Definition("schedule_lag_seconds", "histogram", "How late schedules fire.", (), _WAIT),
+    Definition("outbox_pending", "gauge", "Jobs not yet handed to the broker."),
+    Definition(
+        "threads_abandoned", "gauge", "Threads still busy with a job whose time was up.", ("queue",)
+    ),
+    Definition(
+        "deliveries_lost", "counter", "Deliveries that died with their connection.", ("queue",)
+    ),
+)
+
+PREFIX: Final = "taskyard_"
+_BY_NAME: Final = {definition.name: definition for definition in TABLE}
+
+
+class Count:
+    """A counter's or gauge's number for one set of labels."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: float = 0
+
+    def add(self, amount: float = 1) -> None:
+        """Add to it."""
+        self.value += amount
+
+    def set(self, value: float) -> None:
+        """Set it (gauges only)."""
+        self.value = value
+
+
+class Histogram:
+    """Observations of one set of labels, counted per bucket."""
+
+    __slots__ = ("_bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one observation."""
+        self.counts[bisect_left(self._bounds, seconds)] += 1
+        self.total += seconds
+
+
+class Metrics:
+    """A process's numbers. Ask once per label set, keep the cell, and add to it."""
+
+    def __init__(self) -> None:
+        """Start with nothing counted."""
+        self._counts: dict[str, dict[tuple[str, ...], Count]] = {}
+        self._histograms: dict[str, dict[tuple[str, ...], Histogram]] = {}
+        self._probes: list[Callable[[], None]] = []
+
+    def count(self, name: str, *labels: str) -> Count:
+        """Return the cell of a counter or gauge for these label values, in the table's order."""
+        _check(name, labels)
+        return self._counts.setdefault(name, {}).setdefault(labels, Count())
+
+    def histogram(self, name: str, *labels: str) -> Histogram:
+        """Return the cell of a histogram for these label values, in the table's order."""
+        definition = _check(name, labels)
+        cells = self._histograms.setdefault(name, {})
+        if labels not in cells:
+            cells[labels] = Histogram(definition.buckets)
+        return cells[labels]
+
+    def forget(self, name: str, *labels: str) -> None:
+        """Drop a cell whose subject is gone."""
+        self._counts.get(name, {}).pop(labels, None)
+
+    def on_scrape(self, probe: Callable[[], None]) -> None:
+        """Have `probe` called before each scrape, to set gauges."""
+        self._probes.append(probe)
+
+    def expose(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_Collector(self.families))
+        return generate_latest(registry)
+
+    def families(self) -> Iterator[Metric]:
+        """Yield the metrics of the table that have cells."""
+        for probe in self._probes:
+            probe()
+        for definition in TABLE:
+            if definition.kind == "histogram":
+                yield from self._histogram_family(definition)
+            else:
+                yield from self._count_family(definition)
+
+    def _count_family(self, definition: Definition) -> Iterator[Metric]:
+        cells = self._counts.get(definition.name)
+        if not cells:
+            return
+        family_of = CounterMetricFamily if definition.kind == "counter" else GaugeMetricFamily
+        family = family_of(PREFIX + definition.name, definition.help, labels=definition.labels)
+        for labels, cell in list(cells.items()):
+            family.add_metric(labels, cell.value)
+        yield family
+
+    def _histogram_family(self, definition: Definition) -> Iterator[Metric]:
+        cells = self._histograms.get(definition.name)
+        if not cells:
+            return
+        family = HistogramMetricFamily(
+            PREFIX + definition.name, definition.help, labels=definition.labels
+        )
+        for labels, cell in list(cells.items()):
+            running = 0
+            buckets: list[tuple[str, float]] = []
+            for bound, counted in zip(
+                (*definition.buckets, float("inf")), cell.counts, strict=True
+            ):
+                running += counted
+                buckets.append(("+Inf" if bound == float("inf") else repr(float(bound)), running))
+            family.add_metric(labels, buckets, cell.total)
+        yield family
+
+
+class _Collector(Collector):
+    def __init__(self, families: Callable[[], Iterable[Metric]]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families()
+
+
+def _check(name: str, labels: tuple[str, ...]) -> Definition:
+    definition = _BY_NAME[name]
+    if len(labels) != len(definition.labels):
+        msg = f"metric {name} has the labels {definition.labels}, got {labels}"
+        raise ValueError(msg)
+    return definition

@@ -1,0 +1,195 @@
+"""A RabbitMQ virtual host with Taskyard on it, for tests of the adapter's management side.
+
+Run as a program it is a process of its own that holds something until it is killed:
+`python -m support.amqp_site lock URL NAME`. It prints a line when it has done it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+from support.process import Program
+from taskyard.shared.adapters.amqp import connect
+from taskyard.shared.adapters.amqp.broker import AmqpBroker
+from taskyard.shared.broker import (
+    BrokerOptions,
+    Held,
+    Owner,
+    PublishStatus,
+    QueueSpec,
+    Selection,
+    Settlement,
+    SettleStatus,
+    SetupSpec,
+)
+from taskyard.shared.envelope import Envelope, Parking, mint_id
+from taskyard.shared.topology import Action, plan
+
+#: A management API that answers nobody.
+NOWHERE = "http://127.0.0.1:9"
+DEADLINE_S = 20.0
+
+
+class Site:
+    """`async with Site(amqp_url, management_url) as site:`; closes the handles that it opened."""
+
+    def __init__(self, url: str, management_url: str | None = None, *, kind: str = "auto") -> None:
+        """Name the virtual host, its management API (None: out of reach), and the queues' type."""
+        self.url = url
+        self.management_url = management_url or NOWHERE
+        self.kind = kind
+        self._handles: list[AmqpBroker] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for handle in self._handles:
+            await handle.close()
+
+    async def open(self, url: str | None = None, **options: Any) -> AmqpBroker:
+        """Return an open handle; `url` may lead through a proxy."""
+        chosen = {"management_url": self.management_url, **options}
+        handle = connect(url or self.url, BrokerOptions(**chosen))
+        await handle.open()
+        self._handles.append(handle)
+        return handle
+
+    def spec(self, *queues: str, ledger: bool = False) -> SetupSpec:
+        """Return what is asked for; a queue may carry its type as `NAME:TYPE`."""
+        specs = []
+        for text in queues:
+            name, _, kind = text.partition(":")
+            specs.append(QueueSpec(name=name, type=kind or self.kind))
+        return SetupSpec(queues=tuple(specs), ledger=ledger)
+
+    async def plan(
+        self, broker: AmqpBroker, *queues: str, ledger: bool = False, retired: Any = ()
+    ) -> list[Action]:
+        """Return what lies between the broker and what is asked for."""
+        spec = self.spec(*queues, ledger=ledger)
+        observed = await broker.observe(spec)
+        return plan(broker.desired(spec, observed), observed, retired=retired)
+
+    async def set_up(self, *queues: str, ledger: bool = False) -> AmqpBroker:
+        """Set queues up and return a handle that was opened afterwards."""
+        first = await self.open()
+        await first.apply(await self.plan(first, *queues, ledger=ledger))
+        return await self.open()
+
+
+def jobs(queue: str, count: int, **fields: Any) -> list[Envelope]:
+    """Return new jobs whose bodies number them."""
+    return [
+        Envelope(id=mint_id(), queue=queue, task=f"{queue}.t", body=b'{"n":%d}' % n, **fields)
+        for n in range(count)
+    ]
+
+
+async def publish(broker: AmqpBroker, envelopes: Sequence[Envelope]) -> None:
+    """Publish jobs that must be confirmed."""
+    receipts = await broker.publish(envelopes, deadline_s=DEADLINE_S)
+    assert {receipt.status for receipt in receipts} == {PublishStatus.CONFIRMED}
+
+
+async def park(broker: AmqpBroker, queue: str, count: int, *, reason: str = "held") -> list[str]:
+    """Park new jobs of all priorities and return their ids, the longest parked first."""
+    sent = [
+        msgspec.structs.replace(envelope, priority=(n * 7 + 3) % 10)
+        for n, envelope in enumerate(jobs(queue, count))
+    ]
+    await publish(broker, sent)
+    consumer = await broker.consume(queue, credit=min(count, 2000))
+    order: list[str] = []
+    while len(order) < count:
+        batch = await consumer.take()
+        parking = Parking(reason=reason, at_ms=broker.now_ms())
+        statuses = await broker.settle(
+            [
+                Settlement(
+                    delivery=delivery,
+                    park=msgspec.structs.replace(delivery.envelope, parking=parking),
+                )
+                for delivery in batch
+            ],
+            deadline_s=DEADLINE_S,
+        )
+        assert set(statuses) == {SettleStatus.SETTLED}
+        order += [delivery.envelope.id for delivery in batch]
+    await consumer.stop()
+    return order
+
+
+async def browse(broker: AmqpBroker, queue: str) -> list[str]:
+    """Return the ids in a parking lot, in its order."""
+    return [found.envelope.id async for found in broker.parked(queue)]
+
+
+def start(log: Path, *arguments: str) -> Program:
+    """Start this module as a process of its own."""
+    argv = [sys.executable, "-m", "support.amqp_site", *arguments]
+    return Program(argv, log=log, env={"PYTHONPATH": str(Path(__file__).parents[1])})
+
+
+# ---------------------------------------------------------------- as a program
+
+
+def _say(*words: object) -> None:
+    print(*words, flush=True)
+
+
+async def _lock(url: str, name: str) -> None:
+    broker = connect(url, BrokerOptions(management_url=NOWHERE))
+    await broker.open()
+    owner = Owner(host=socket.gethostname(), pid=os.getpid(), since_ms=broker.now_ms())
+    lease = await broker.lock(name, owner)
+    if isinstance(lease, Held):
+        _say("held")
+        return
+    _say("locked")
+    await lease.wait_lost()
+    _say("lost")
+
+
+async def _browse(url: str, queue: str, count: str) -> None:
+    broker = connect(url, BrokerOptions(management_url=NOWHERE))
+    await broker.open()
+    seen = 0
+    async for _ in broker.parked(queue):
+        seen += 1
+        if seen == int(count):
+            _say("seen")
+            await asyncio.Event().wait()
+
+
+async def _release(url: str, queue: str, count: str) -> None:
+    """Release so many jobs one by one, and hold the rest."""
+    broker = connect(url, BrokerOptions(management_url=NOWHERE))
+    await broker.open()
+    done = 0
+    async for batch in broker.take_parked(queue, Selection()):
+        for delivery in batch:
+            copy = msgspec.structs.replace(
+                delivery.envelope, attempt=delivery.envelope.attempt + 1, parking=None
+            )
+            settlement = Settlement(delivery=delivery, copies=(copy,))
+            assert await broker.settle([settlement], deadline_s=DEADLINE_S) == [
+                SettleStatus.SETTLED
+            ]
+            done += 1
+            if done == int(count):
+                _say("released")
+                await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    _ACTS = {"lock": _lock, "browse": _browse, "release": _release}
+    asyncio.run(_ACTS[sys.argv[1]](*sys.argv[2:]))

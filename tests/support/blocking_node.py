@@ -1,0 +1,231 @@
+"""A private RabbitMQ node of the test that starts it: stop it, kill it, set its alarms. Blocking.
+
+A guard process stands between the test and the server, so that nothing is left behind, however the
+test ends. See `rabbitmq` for the same in async.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from support.guarded import Guarded
+from support.handshake import server_version
+from support.management import ManagementError
+from support.node_config import (
+    DISK_LIMIT,
+    MEMORY_LIMIT,
+    PLUGINS,
+    NodeAddress,
+    launches,
+    logs,
+    write_files,
+)
+from support.ports import free_ports
+from support.roots import RabbitMQRoot
+from support.server import BlockingSharedNode
+
+_FOLDER_PREFIX = "taskyard-node"
+
+
+class NodeFailed(RuntimeError):
+    """The node did not start or stop; the message holds the end of its logs."""
+
+
+class BlockingNode(BlockingSharedNode):
+    """A node with its own ports, data and epmd, under the control of the process that made it."""
+
+    def __init__(
+        self,
+        root: RabbitMQRoot,
+        *,
+        config: Sequence[str] = (),
+        advanced: str | None = None,
+        plugins: Sequence[str] = PLUGINS,
+    ) -> None:
+        """Prepare a node; `start` starts it.
+
+        Args:
+            root: The installation to run.
+            config: Further lines for `rabbitmq.conf`, such as `consumer_timeout = 2000`.
+            advanced: The text of an `advanced.config`.
+            plugins: The plugins to enable; the management plugin is needed for virtual hosts.
+        """
+        super().__init__(root, _new_address(), version="")
+        self._config = tuple(config)
+        self._advanced = advanced
+        self._plugins = tuple(plugins)
+        self._running: Guarded | None = None
+        self._alarms_on = False
+        atexit.register(self.close)
+
+    @property
+    def pid(self) -> int:
+        """The server's process id; 0 when it does not run."""
+        return self._running.pid if self._running is not None and self.is_running else 0
+
+    @property
+    def folder(self) -> Path:
+        """The node's folder, as seen from this process; `log/` and `server.out` are in it."""
+        return self.root.outside(self.address.folder)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the server process is there."""
+        return self._running is not None and self._running.is_running
+
+    def start(self, *, timeout_s: float = 60.0) -> None:
+        """Start the server and wait until it takes connections and serves its management API.
+
+        Raises:
+            NodeFailed: It ended, or was not ready in time.
+        """
+        if self.is_running:
+            return
+        if self.root.folder is not None and os.geteuid() != 0:
+            raise NodeFailed(f"root {self.root.name}: only root may chroot to {self.root.folder}")
+        _sweep(self.folder.parent)
+        write_files(
+            self.root,
+            self.address,
+            config=self._config,
+            advanced=self._advanced,
+            plugins=self._plugins,
+        )
+        self._running = Guarded(launches(self.root, self.address), remove=[self.folder])
+        try:
+            self._wait_until_ready(timeout_s)
+        except BaseException:
+            # Also when the wait is interrupted: a half-started server is of no use to anyone.
+            self.kill()
+            raise
+
+    def stop(self, *, timeout_s: float = 30.0) -> None:
+        """Have the server stop in good order; its data stays.
+
+        Raises:
+            NodeFailed: It did not stop in time; it has been killed.
+        """
+        self._end(signal.SIGTERM, timeout_s)
+
+    def kill(self) -> None:
+        """Kill the server (SIGKILL); its data stays as it is on disk."""
+        self._end(signal.SIGKILL, timeout_s=10.0)
+
+    def restart(self) -> None:
+        """Stop the server in good order and start it on the same ports and data."""
+        self.stop()
+        self.start()
+
+    def kill_and_start(self) -> None:
+        """Kill the server and start it on the same ports and data."""
+        self.kill()
+        self.start()
+
+    def freeze(self) -> None:
+        """Suspend the server process (SIGSTOP): connections stay, nothing is answered."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a suspended server go on."""
+        self._signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """End the server at once and remove its folder. Safe to call twice."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        atexit.unregister(self.close)
+
+    def set_memory_alarm(self, *, on: bool) -> None:
+        """Raise or clear the memory alarm: while it is on, publishing connections are blocked."""
+        self._alarms_on = self._alarms_on or on
+        limit = ["0.0000001"] if on else ["absolute", MEMORY_LIMIT]
+        self.ctl("set_vm_memory_high_watermark", *limit)
+
+    def set_disk_alarm(self, *, on: bool) -> None:
+        """Raise or clear the alarm of a full disk, with the same effect."""
+        self._alarms_on = self._alarms_on or on
+        self.ctl("set_disk_free_limit", "1000000GB" if on else DISK_LIMIT)
+
+    def mend(self) -> None:
+        """Undo what a test did to the node: start it if it is down, clear the alarms."""
+        self.start()
+        self.thaw()
+        if self._alarms_on:
+            self.set_memory_alarm(on=False)
+            self.set_disk_alarm(on=False)
+            self._alarms_on = False
+
+    def _wait_until_ready(self, timeout_s: float) -> None:
+        until = time.monotonic() + timeout_s
+        while not self._is_ready():
+            if not self.is_running:
+                raise NodeFailed(f"RabbitMQ {self.root.name} ended while starting\n{self._logs()}")
+            if time.monotonic() > until:
+                raise NodeFailed(f"RabbitMQ {self.root.name} not ready in time\n{self._logs()}")
+            time.sleep(0.05)
+
+    def _is_ready(self) -> bool:
+        version = server_version("127.0.0.1", self.address.amqp_port)
+        if version is None:
+            return False
+        self.version = version
+        if "rabbitmq_management" not in self._plugins:
+            return True
+        with contextlib.suppress(ManagementError):
+            self.management.request("GET", "whoami")
+            return True
+        return False
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._running is None:
+            raise NodeFailed(f"RabbitMQ {self.root.name} does not run")
+        self._running.signal(number)
+
+    def _end(self, how: signal.Signals, timeout_s: float) -> None:
+        running, self._running = self._running, None
+        if running is None:
+            return
+        running.signal(how)
+        try:
+            running.wait(timeout_s)
+        except subprocess.TimeoutExpired as error:
+            running.abandon()
+            raise NodeFailed(f"RabbitMQ {self.root.name} did not stop\n{self._logs()}") from error
+
+    def _logs(self) -> str:
+        return logs(self.root, self.address)
+
+
+def _new_address() -> NodeAddress:
+    unique = f"{os.getpid()}-{secrets.token_hex(3)}"
+    amqp, management, prometheus, distribution, epmd = free_ports(5)
+    return NodeAddress(
+        nodename=f"taskyard-{unique}@localhost",
+        amqp_port=amqp,
+        management_port=management,
+        prometheus_port=prometheus,
+        distribution_port=distribution,
+        epmd_port=epmd,
+        folder=f"/tmp/{_FOLDER_PREFIX}-{unique}",
+    )
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the folders of nodes whose owners were killed while the node was stopped."""
+    for path in folder.glob(f"{_FOLDER_PREFIX}-*"):
+        owner = path.name.removeprefix(f"{_FOLDER_PREFIX}-").partition("-")[0]
+        try:
+            os.kill(int(owner), 0)
+        except ProcessLookupError:
+            shutil.rmtree(path, ignore_errors=True)
+        except (ValueError, PermissionError):
+            continue

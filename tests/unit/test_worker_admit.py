@@ -1,0 +1,166 @@
+"""What happens to a delivery before it runs, case by case."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from taskyard.shared import Queue
+from taskyard.shared.broker import Delivery
+from taskyard.shared.control import cancel_record
+from taskyard.shared.envelope import Envelope
+from taskyard.shared.metrics import Metrics
+from taskyard.shared.states import ParkReason
+from taskyard.workers.admit import (
+    MINT,
+    RECOUNT,
+    REQUEUE,
+    RUN,
+    Admission,
+    Cancel,
+    Park,
+    Rules,
+    Run,
+    admit,
+)
+from taskyard.workers.handler import handlers_of
+from taskyard.workers.refuse import refuse
+from taskyard.workers.settle import Run as Facts
+
+NOW = 1_000_000
+
+
+def queue() -> Queue:
+    declared = Queue("work", ttr=60)
+
+    @declared.task
+    async def known() -> None: ...
+
+    return declared
+
+
+RULES = Rules(
+    queue="work", handlers=handlers_of(queue(), Metrics()), max_deliveries=5, max_ttr_s=1800
+)
+
+
+def envelope(**changes: object) -> Envelope:
+    return msgspec.structs.replace(Envelope(id="j", queue="work", task="work.known"), **changes)
+
+
+def decide(losses: int = 0, cancelled: bool = False, **fields: object) -> Admission:
+    of_envelope = {k: v for k, v in fields.items() if k in Envelope.__struct_fields__}
+    of_delivery = {k: v for k, v in fields.items() if k not in of_envelope}
+    return admit(
+        Delivery(envelope=envelope(**of_envelope), **of_delivery),
+        RULES,
+        now_ms=NOW,
+        losses=losses,
+        cancelled=cancel_record("j", by="ann", at_ms=1) if cancelled else None,
+    )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"task": "known"},
+        {"not_before_ms": NOW},
+        {"expires_ms": NOW + 1},
+        {"attempt": 3, "deliveries": 5},
+        {"ttr_ms": 1_800_000},
+        {"redelivered": True, "failures": 0},
+        {"redelivered": True, "losses": 1},
+        {"redelivered": True, "failures": 1, "losses": 1},
+    ],
+)
+def test_a_sound_job_runs(fields):
+    """Due, known, in time, not delivered too often: it runs, and nobody is charged."""
+    assert decide(**fields) is RUN
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"defect": "the body is not JSON"}, ParkReason.INVALID),
+        ({"task": "work.nosuch"}, ParkReason.UNKNOWN_TASK),
+        ({"expires_ms": NOW}, ParkReason.EXPIRED),
+        ({"expires_ms": NOW - 1, "redelivered": True}, ParkReason.EXPIRED),
+        ({"deliveries": 6}, ParkReason.POISON),
+        ({"deliveries": 5, "redelivered": True}, ParkReason.POISON),
+        ({"deliveries": 1, "redelivered": True, "failures": 5}, ParkReason.POISON),
+        ({"ttr_ms": 1_800_001}, ParkReason.INVALID),
+    ],
+)
+def test_what_cannot_run_is_parked_with_its_reason(fields, reason):
+    """LQ-10, SQ-04: nothing is dropped; the sixth delivery of one attempt parks it as poison."""
+    admission = decide(**fields)
+    assert isinstance(admission, Park)
+    assert admission.reason is reason
+    assert admission.detail
+
+
+def test_an_unknown_task_is_told_what_is_known():
+    """LQ-10: the detail names the queue, the task, and the tasks there are."""
+    admission = decide(task="work.nosuch")
+    assert isinstance(admission, Park)
+    assert "work.nosuch" in admission.detail
+    assert "known" in admission.detail
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"redelivered": True}, RECOUNT),
+        ({"redelivered": True, "deliveries": 4}, RECOUNT),
+        ({"redelivered": True, "failures": 2}, Run(2)),
+        ({"redelivered": True, "failures": 2, "losses": 1}, Run(1)),
+        ({"anonymous": True}, MINT),
+        ({"anonymous": True, "redelivered": True}, MINT),
+        ({"not_before_ms": NOW + 1}, REQUEUE),
+        ({"cancelled": True}, Cancel("ann")),
+        ({"cancelled": True, "deliveries": 9}, Cancel("ann")),
+    ],
+)
+def test_deliveries_are_counted_without_a_database(fields, expected):
+    """Where the broker counts, its count is added; elsewhere a copy with one more is published."""
+    assert decide(**fields) == expected
+
+
+def refusal(admission: Admission, **changes: object):
+    job = envelope(message_id="m1", **changes)
+    return refuse(
+        admission, Facts(delivery=Delivery(envelope=job), envelope=job, at_ms=NOW, recording=True)
+    )
+
+
+def test_a_recount_publishes_a_copy_with_one_delivery_more_and_no_record():
+    """B-13 and the poison guard: the count travels with the job."""
+    settlement = refusal(RECOUNT, deliveries=2, attempt=3)
+    assert [(c.deliveries, c.attempt, c.message_id) for c in settlement.copies] == [(3, 3, "")]
+    assert settlement.record is None
+
+
+def test_minting_keeps_the_id_and_the_counts():
+    """A foreign job is published again with its id before it runs."""
+    (copy,) = refusal(MINT, id="minted").copies
+    assert (copy.id, copy.deliveries, copy.attempt) == ("minted", 1, 1)
+
+
+def test_what_could_run_but_may_not_start_is_handed_back_uncharged():
+    """LQ-11, B-13: same attempt, same deliveries."""
+    settlement = refusal(RUN, deliveries=2, attempt=3)
+    assert [(c.deliveries, c.attempt) for c in settlement.copies] == [(2, 3)]
+    assert settlement.record is not None
+    assert settlement.record.outcome == "handed_back"
+    assert settlement.record.run_ms is None
+
+
+def test_a_park_keeps_everything_and_says_why():
+    """The parked copy holds the job as it was, with reason and time."""
+    settlement = refusal(Park(ParkReason.EXPIRED, "too late"), priority=7, app="shop")
+    parked = settlement.park
+    assert parked is not None
+    assert parked.parking is not None
+    assert (parked.parking.reason, parked.parking.at_ms) == ("expired", NOW)
+    assert (parked.priority, parked.app, parked.id) == (7, "shop", "j")

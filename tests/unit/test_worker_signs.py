@@ -1,0 +1,67 @@
+"""When a worker is alive and when it is ready, and the server that says so."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from taskyard.shared.errors import ConfigurationError
+from taskyard.workers.health import HealthServer
+from taskyard.workers.signs import LaneSigns, Signs, why_dead, why_not_ready
+
+
+def lane(**changes: object) -> LaneSigns:
+    return LaneSigns(**{"queue": "q", "slots": 10, **changes})
+
+
+@pytest.mark.parametrize(
+    ("signs", "dead", "unready"),
+    [
+        (Signs(lanes=(lane(),)), 0, 0),
+        (Signs(connected=False, lanes=(lane(present=False),)), 0, 1),
+        (Signs(blocked=True, lanes=(lane(),)), 0, 0),
+        (Signs(lag_s=11), 1, 0),
+        (Signs(lanes=(lane(present=False, absent_s=5),)), 0, 1),
+        (Signs(lanes=(lane(present=False, absent_s=31),)), 1, 1),
+        (Signs(lanes=(lane(present=False, paused=True),)), 0, 0),
+        (Signs(lanes=(lane(stuck=3, slots=2),)), 0, 0),
+        (Signs(lanes=(lane(stuck=4, slots=2),)), 1, 0),
+        (Signs(control_ready=False, lanes=(lane(present=False),)), 0, 1),
+        (Signs(control_problem="gone", lanes=(lane(),)), 0, 1),
+        (Signs(lanes=(lane(present=False, absent_s=99, problem="set-up failed"),)), 0, 1),
+        (Signs(stopping=True), 0, 1),
+    ],
+)
+def test_liveness_is_honest(signs, dead, unready):
+    """A broker outage alone is not death; a lost consumer, a stuck loop or stuck slots are."""
+    assert len(why_dead(signs)) == dead
+    assert len(why_not_ready(signs)) == unready
+
+
+def test_the_server_says_what_is_wrong():
+    """200 or 503 with a JSON body that names the problems; metrics as text; 404 names the paths."""
+    shown = [Signs(lanes=(lane(),))]
+    server = HealthServer("127.0.0.1", 0, signs=lambda: shown[0], metrics=lambda: b"a 1\n")
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{server.port}") as client:
+            assert client.get("/livez").json()["alive"] is True
+            assert client.get("/readyz").status_code == 200
+            assert client.get("/metrics").text == "a 1\n"
+            assert client.get("/nosuch").status_code == 404
+            shown[0] = Signs(connected=False, lag_s=20)
+            assert client.get("/livez").status_code == 503
+            answer = client.get("/readyz")
+            assert answer.status_code == 503
+            assert answer.json()["problems"] == ["no connection to the broker"]
+    finally:
+        server.close()
+
+
+def test_a_port_in_use_is_a_clear_error():
+    """CR-05: the text names the setting."""
+    first = HealthServer("127.0.0.1", 0, signs=Signs, metrics=bytes)
+    try:
+        with pytest.raises(ConfigurationError, match="TASKYARD_METRICS_PORT"):
+            HealthServer("127.0.0.1", first.port, signs=Signs, metrics=bytes)
+    finally:
+        first.close()

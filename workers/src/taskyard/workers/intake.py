@@ -1,0 +1,183 @@
+"""The flow of deliveries of one queue: opened and shut as a gate, and open again by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from taskyard.shared.errors import Unavailable, UnknownQueue
+from taskyard.shared.logs import get_logger
+from taskyard.workers.commit import EXTRA_CREDIT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from taskyard.shared.broker import Broker, Consumer, Delivery
+
+_log = get_logger(__name__)
+
+#: Seconds between two tries to consume.
+_RETRY_S: Final = 0.5
+#: Credit is changed by so much at a time, so that an alarm does not mean a request per job.
+_STEP: Final = 32
+
+
+class Intake:
+    """Consumes while it is open, and hands each batch on.
+
+    Attributes:
+        problem: why it does not consume though it is open, in words.
+        absent_since_s: since when it should consume, the broker is reachable, and it does not.
+
+    """
+
+    def __init__(
+        self,
+        queue: str,
+        broker: Broker,
+        *,
+        credit: int,
+        ttr_s: float,
+        on_batch: Callable[[Sequence[Delivery]], None],
+        on_rest: Callable[[Sequence[Delivery]], None],
+    ) -> None:
+        """Start shut.
+
+        Args:
+            queue: its name.
+            broker: hands the deliveries over.
+            credit: most deliveries unsettled at once.
+            ttr_s: the longest time to run of its tasks, in seconds.
+            on_batch: takes what has arrived; must not block.
+            on_rest: takes what has arrived and was not taken when the gate shut.
+
+        """
+        self._queue = queue
+        self._broker = broker
+        self._credit = credit
+        self._extra = 0
+        self._ttr_s = ttr_s
+        self._on_batch = on_batch
+        self._on_rest = on_rest
+        self._consumer: Consumer | None = None
+        self._finishing = False
+        self._opened = asyncio.Event()
+        self._shut = asyncio.Event()
+        self._shut.set()
+        self._recrediting: asyncio.Task[None] | None = None
+        self.problem = ""
+        self.absent_since_s: float | None = None
+
+    @property
+    def opened(self) -> bool:
+        """Whether it is meant to consume."""
+        return self._opened.is_set() and not self._finishing
+
+    @property
+    def present(self) -> bool:
+        """Whether the broker knows its consumer now."""
+        return self._consumer is not None and self._consumer.present
+
+    def open(self) -> None:
+        """Consume."""
+        self._shut.clear()
+        self._opened.set()
+
+    def shut(self) -> None:
+        """Stop consuming until it is opened again."""
+        self._opened.clear()
+        self._shut.set()
+
+    def finish(self) -> None:
+        """Stop consuming for good; `run` returns."""
+        self._finishing = True
+        self._shut.set()
+        self._opened.set()
+
+    def hold(self, held: int) -> None:
+        """Make up for `held` deliveries that wait for the end of an alarm."""
+        extra = min(-(-held // _STEP) * _STEP, EXTRA_CREDIT)
+        if extra == self._extra:
+            return
+        self._extra = extra
+        if self._recrediting is None or self._recrediting.done():
+            self._recrediting = asyncio.get_running_loop().create_task(
+                self._recredit(), name=f"credit {self._queue}"
+            )
+
+    def note_absence(self, now_s: float, *, connected: bool) -> None:
+        """Keep since when it is missing that ought to be there; called from time to time."""
+        if not connected or not self.opened or self.present:
+            self.absent_since_s = None
+        elif self.absent_since_s is None:
+            self.absent_since_s = now_s
+
+    async def run(self) -> None:
+        """Consume whenever open, until finished."""
+        while True:
+            await self._opened.wait()
+            if self._finishing:
+                return
+            self._consumer = await self._open_consumer()
+            if self._consumer is not None:
+                await self._flow(self._consumer)
+
+    async def _open_consumer(self) -> Consumer | None:
+        while not self._shut.is_set():
+            try:
+                consumer = await self._broker.consume(
+                    self._queue, credit=self._credit + self._extra, ttr_s=self._ttr_s
+                )
+            except UnknownQueue:
+                self.problem = f"queue {self._queue} does not exist on the broker any more"
+            except Unavailable as error:
+                self.problem = f"queue {self._queue} cannot be consumed: {error}"
+            else:
+                self.problem = ""
+                return consumer
+            await self._pause(_RETRY_S)
+        return None
+
+    async def _flow(self, consumer: Consumer) -> None:
+        pump = asyncio.create_task(self._pump(consumer), name=f"take {self._queue}")
+        shut = asyncio.create_task(self._shut.wait(), name=f"gate {self._queue}")
+        try:
+            await asyncio.wait({pump, shut}, return_when=asyncio.FIRST_COMPLETED)
+            rest = await self._stop(consumer)
+            await pump
+            self._on_rest(rest)
+        finally:
+            pump.cancel()
+            shut.cancel()
+            self._consumer = None
+        if not self._shut.is_set():
+            _log.warning("a consumer ended by itself; it is opened again", queue=self._queue)
+            await self._pause(_RETRY_S)
+
+    async def _stop(self, consumer: Consumer) -> Sequence[Delivery]:
+        try:
+            return await consumer.stop()
+        except Unavailable:
+            return ()  # the connection is gone, and what had arrived went back with it
+
+    async def _pump(self, consumer: Consumer) -> None:
+        on_batch = self._on_batch
+        while batch := await consumer.take():
+            on_batch(batch)
+
+    async def _pause(self, delay_s: float) -> None:
+        try:
+            async with asyncio.timeout(delay_s):
+                await self._shut.wait()
+        except TimeoutError:
+            return
+
+    async def _recredit(self) -> None:
+        """Bring the consumer's credit to what it should be, one request at a time."""
+        given = -1
+        while (consumer := self._consumer) is not None and given != self._extra:
+            given = self._extra
+            try:
+                await consumer.set_credit(self._credit + given)
+            except Unavailable:
+                return  # the connection is gone; the next consumer is opened with the new credit

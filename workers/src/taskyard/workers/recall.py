@@ -1,0 +1,70 @@
+"""What this process remembers of runs whose delivery died before it could be settled.
+
+The broker hands such a job over again, flagged as redelivered, though no worker died. Where it
+comes back to the worker that had it, the end of its run is known: it is settled, not run again, and
+nobody is charged.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from taskyard.shared.broker import Delivery, Settlement
+    from taskyard.shared.envelope import Envelope
+
+#: Most runs remembered: a connection holds at most its credit, and a few may be lost in a row.
+LIMIT: Final = 4096
+
+RunKey = tuple[str, int, str]
+
+
+def key_of(envelope: Envelope) -> RunKey:
+    """Return what stays the same when one publish is delivered again."""
+    return (envelope.id, envelope.attempt, envelope.message_id)
+
+
+class Recall:
+    """The settlements that were lost, by run; the oldest are forgotten first."""
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        """Remember nothing yet, and at most `limit` runs."""
+        self._limit = limit
+        self._lost: OrderedDict[RunKey, tuple[Settlement, bool]] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Return how many runs are remembered."""
+        return len(self._lost)
+
+    def lost(self, settlement: Settlement) -> None:
+        """Remember a settlement that came too late for its delivery."""
+        envelope = settlement.delivery.envelope
+        self._lost[key_of(envelope)] = (settlement, _ran(settlement))
+        self._lost.move_to_end(key_of(envelope))
+        if len(self._lost) > self._limit:
+            self._lost.popitem(last=False)
+
+    def settle_again(self, delivery: Delivery) -> Settlement | None:
+        """Return how a run ended whose delivery has come back; None when it has to run."""
+        key = key_of(delivery.envelope)
+        found = self._lost.get(key)
+        if found is None or not found[1]:
+            return None
+        del self._lost[key]
+        return msgspec.structs.replace(found[0], delivery=delivery)
+
+    def losses(self, delivery: Delivery) -> int:
+        """Return how many redeliveries of this publish are known to be nobody's fault."""
+        return int(key_of(delivery.envelope) in self._lost)
+
+
+def _ran(settlement: Settlement) -> bool:
+    """Tell whether a run ended, so that its outcome stands; a hand-back did not end one."""
+    if settlement.record is not None and settlement.record.outcome == "handed_back":
+        return False
+    return not any(
+        copy.attempt == settlement.delivery.envelope.attempt for copy in settlement.copies
+    )

@@ -1,0 +1,44 @@
+"""From an admission that is not to run to what the broker has to do: pure, as `settle` is."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+import msgspec
+
+from taskyard.shared.broker import Settlement
+from taskyard.shared.envelope import Envelope
+from taskyard.shared.outcomes import Cancelled, HandedBack, Outcome, Parked
+from taskyard.workers.admit import Admission, Cancel, Mint, Park, Recount, Requeue, Run
+from taskyard.workers.settle import Run as Facts, settle
+
+
+def outcome_of(admission: Admission) -> Outcome | None:
+    """Return the outcome that an unrun delivery has; None when it only changes its form."""
+    match admission:
+        case Park(reason, detail):
+            return Parked(reason=reason, detail=detail)
+        case Cancel(by):
+            return Cancelled(by=by)
+        case Run():
+            return HandedBack(reason="not started")
+        case Recount() | Mint() | Requeue():
+            return None
+        case _:
+            assert_never(admission)
+
+
+def refuse(admission: Admission, facts: Facts) -> Settlement:
+    """Return how a delivery ends that is not run here; one that could run is handed back."""
+    outcome = outcome_of(admission)
+    if outcome is not None:
+        return settle(outcome, facts)
+    copy = recounted(facts.envelope) if isinstance(admission, Recount) else facts.envelope
+    return Settlement(
+        delivery=facts.delivery, copies=(msgspec.structs.replace(copy, message_id=""),)
+    )
+
+
+def recounted(envelope: Envelope) -> Envelope:
+    """Return the envelope with one delivery more."""
+    return msgspec.structs.replace(envelope, deliveries=envelope.deliveries + 1)

@@ -1,0 +1,207 @@
+"""From an outcome to what the broker has to do: one pure function per class of outcome."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+import msgspec
+
+from taskyard.shared.broker import Delivery, Settlement
+from taskyard.shared.envelope import Envelope, Parking
+from taskyard.shared.feed import FINISHED, STARTED, FeedRecord, encode_reply
+from taskyard.shared.invoke import encode_result, reply_of
+from taskyard.shared.outcomes import (
+    OUTCOME_NAMES,
+    Cancelled,
+    ErrorInfo,
+    Failed,
+    HandedBack,
+    Outcome,
+    Parked,
+    Retried,
+    Succeeded,
+)
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The facts of a run that ended, or of a delivery that will not be run.
+
+    Attributes:
+        delivery: what is settled.
+        envelope: its job, with the deliveries as they are counted.
+        at_ms: when it ended, in milliseconds since the epoch.
+        started_ms: when it started; None when it never did.
+        recording: whether the feed wants a record.
+        worker: `host:pid`.
+
+    """
+
+    delivery: Delivery
+    envelope: Envelope
+    at_ms: int
+    started_ms: int | None = None
+    recording: bool = False
+    worker: str = ""
+
+
+def settle(outcome: Outcome, run: Run) -> Settlement:
+    """Return how the delivery of a run ends whose outcome is known."""
+    match outcome:
+        case Succeeded():
+            return _succeeded(outcome, run)
+        case Retried():
+            return _retried(outcome, run)
+        case Parked():
+            return _parked(outcome, run)
+        case Failed():
+            return _failed(outcome, run)
+        case Cancelled():
+            return _cancelled(outcome, run)
+        case HandedBack():
+            return _handed_back(outcome, run)
+        case _:
+            assert_never(outcome)
+
+
+def started_record(envelope: Envelope, *, started_ms: int, worker: str) -> FeedRecord:
+    """Return the record that an attempt has begun."""
+    return FeedRecord(
+        event=STARTED,
+        job=envelope.id,
+        queue=envelope.queue,
+        task=envelope.task,
+        attempt=envelope.attempt,
+        deliveries=envelope.deliveries,
+        message=envelope.message_id,
+        generation=envelope.generation,
+        at=started_ms,
+        worker=worker,
+        wait_ms=_wait_ms(envelope, started_ms),
+    )
+
+
+def _succeeded(outcome: Succeeded, run: Run) -> Settlement:
+    if not run.recording and not run.envelope.reply:
+        return Settlement(delivery=run.delivery)
+    value, problem = encode_result(outcome.value)
+    return Settlement(
+        delivery=run.delivery,
+        record=_record(outcome, run, detail=problem, value=value),
+        replies=_replies(outcome, run, value=value, problem=problem),
+    )
+
+
+def _retried(outcome: Retried, run: Run) -> Settlement:
+    envelope = run.envelope
+    due_ms = run.at_ms + outcome.delay_ms
+    copy = msgspec.structs.replace(
+        envelope,
+        attempt=envelope.attempt + 1,
+        deliveries=1,
+        not_before_ms=due_ms,
+        priority=envelope.priority if outcome.priority is None else outcome.priority,
+        message_id="",
+        parking=None,
+    )
+    return Settlement(
+        delivery=run.delivery,
+        copies=(copy,),
+        record=_record(outcome, run, error=outcome.error, due=due_ms),
+    )
+
+
+def _parked(outcome: Parked, run: Run) -> Settlement:
+    parking = Parking(
+        reason=outcome.reason.value,
+        at_ms=run.at_ms,
+        detail=outcome.detail,
+        error=outcome.error,
+        worker=run.worker,
+    )
+    return Settlement(
+        delivery=run.delivery,
+        park=msgspec.structs.replace(run.envelope, parking=parking, message_id=""),
+        record=_record(outcome, run, detail=outcome.reason.value, error=outcome.error),
+        replies=_replies(outcome, run),
+    )
+
+
+def _failed(outcome: Failed, run: Run) -> Settlement:
+    kind, error = outcome.kind.value, outcome.error
+    return Settlement(
+        delivery=run.delivery,
+        record=_record(
+            outcome, run, detail=kind, error=error or _message_only(kind, outcome.message)
+        ),
+        replies=_replies(outcome, run),
+    )
+
+
+def _cancelled(outcome: Cancelled, run: Run) -> Settlement:
+    return Settlement(
+        delivery=run.delivery,
+        record=_record(outcome, run, detail="aborted" if outcome.aborted else ""),
+        replies=_replies(outcome, run),
+    )
+
+
+def _handed_back(outcome: HandedBack, run: Run) -> Settlement:
+    return Settlement(
+        delivery=run.delivery,
+        copies=(msgspec.structs.replace(run.envelope, message_id=""),),
+        record=_record(outcome, run, detail=outcome.reason),
+    )
+
+
+def _record(
+    outcome: Outcome,
+    run: Run,
+    *,
+    detail: str = "",
+    error: ErrorInfo | None = None,
+    value: msgspec.Raw | None = None,
+    due: int | None = None,
+) -> FeedRecord | None:
+    if not run.recording:
+        return None
+    envelope, started_ms = run.envelope, run.started_ms
+    return FeedRecord(
+        event=FINISHED,
+        job=envelope.id,
+        queue=envelope.queue,
+        task=envelope.task,
+        attempt=envelope.attempt,
+        deliveries=envelope.deliveries,
+        message=envelope.message_id,
+        generation=envelope.generation,
+        at=run.at_ms,
+        outcome=OUTCOME_NAMES[type(outcome)],
+        detail=detail,
+        due=due,
+        wait_ms=None if started_ms is None else _wait_ms(envelope, started_ms),
+        run_ms=None if started_ms is None else max(run.at_ms - started_ms, 0),
+        error=error,
+        value=value,
+        worker=run.worker,
+    )
+
+
+def _replies(
+    outcome: Outcome, run: Run, *, value: msgspec.Raw | None = None, problem: str = ""
+) -> tuple[tuple[str, bytes], ...]:
+    if not run.envelope.reply:
+        return ()
+    reply = reply_of(run.envelope, outcome, value, problem)
+    if reply is None:
+        return ()
+    body = encode_reply(reply)
+    return tuple((address, body) for address in run.envelope.reply)
+
+
+def _message_only(kind: str, message: str) -> ErrorInfo:
+    return ErrorInfo(type=kind, message=message, fingerprint=kind)
+
+
+def _wait_ms(envelope: Envelope, started_ms: int) -> int | None:
+    due_ms = envelope.due_ms
+    return max(started_ms - due_ms, 0) if due_ms else None
