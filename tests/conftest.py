@@ -40,6 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "breaks_broker: kills, restarts or fills its broker: gets a private one"
     )
+    config.addinivalue_line("markers", "server_only: means nothing on an embedded broker")
 
 
 def pytest_report_header() -> str:

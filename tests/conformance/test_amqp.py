@@ -9,6 +9,7 @@ import pytest
 
 from support.ports import free_port
 from support.rabbitmq import Node, Server
+from taskyard.shared.adapters.amqp.broker import AmqpBroker
 from taskyard.shared.broker import Broker, BrokerOptions
 from taskyard.shared.brokers import connect
 from taskyard.shared.conformance import BlockedSuite, BrokerSuite, Harness
@@ -38,6 +39,15 @@ class AmqpHarness(Harness):
 
     def make(self) -> Broker:
         return connect(self._url, BrokerOptions(management_url=self._places.management))
+
+    async def kill(self, handle: Broker) -> None:
+        # What was acknowledged is on its way, and lost if the connection is reset at once: wait
+        # until the broker has read it.
+        assert isinstance(handle, AmqpBroker)
+        link = handle.core.reader_link
+        if link is not None and link.connected:
+            await (await link.channel()).close()
+        await super().kill(handle)
 
     async def setup(self, queues: Sequence[str], *, ledger: bool = False) -> None:
         if ledger:

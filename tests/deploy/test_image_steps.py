@@ -105,7 +105,7 @@ def test_only_what_runs_is_in_it(installed: Path) -> None:
 
 
 def test_it_does_jobs(installed: Path, tmp_path: Path) -> None:
-    """Set-up, a job sent and a worker that drains: what Compose does, on one file (GM-01)."""
+    """Set-up, a job sent and a worker that drains: what Compose does, on one file (LQ-24)."""
     environment = {
         "TASKYARD_BROKER_URL": f"sqlite:///{tmp_path}/broker.db",
         "TASKYARD_STATE_DIR": str(tmp_path / "state"),

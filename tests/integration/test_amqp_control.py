@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from support.amqp_site import Site
+from support.amqp_site import Site, on_disk
+from support.eventually import eventually
 from support.rabbitmq import Server
 from taskyard.shared.adapters.amqp.survey import Questions
 from taskyard.shared.control import ControlRecord, ControlUnavailable, cancel_record
@@ -181,10 +182,11 @@ async def test_a_lost_connection_is_said_and_following_again_works(
 
         async def follow() -> None:
             async for batch in broker.follow_control():
-                positions.append(batch.position)
+                positions.append(batch.position)  # noqa: PERF401  # seen while it goes on
 
         following = asyncio.create_task(follow())
-        await replay(broker)
+        await eventually(lambda: positions, hint="the log followed")
+        await on_disk(private_node)
         await private_node.kill_and_start()
         with pytest.raises(ControlUnavailable):
             async with asyncio.timeout(30):

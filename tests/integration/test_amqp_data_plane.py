@@ -221,7 +221,7 @@ async def test_a_cancelled_publish_disturbs_nobody(open_broker: Open) -> None:
 
 async def test_a_foreign_message_is_a_job(open_broker: Open, amqp_url: str) -> None:
     """A message of another client, with its own kind of headers, arrives and can be settled with
-    a copy that keeps them (LQ-04, B-06).
+    a copy that keeps them (LQ-04, B-27).
     """
     broker = await open_broker()
     await set_up(broker, "work")
@@ -410,7 +410,7 @@ async def test_amqps_trusts_only_what_it_was_told_to(
 
 
 async def test_wrong_credentials_are_a_configuration_error(amqp_url: str) -> None:
-    """Said at once and in words, not tried for ever; the password is not shown (B-27)."""
+    """Said at once and in words, not tried for ever; the password is not shown (ZS-19)."""
     broker = connect(amqp_url.replace("taskyard:taskyard@", "taskyard:wr0ng@"))
     with pytest.raises(ConfigurationError, match="refuses user 'taskyard'") as caught:
         await broker.open(deadline_s=DEADLINE_S)
@@ -431,7 +431,7 @@ async def test_an_absent_broker_is_unavailable_within_the_deadline() -> None:
 
 
 async def test_a_dead_node_of_the_list_is_passed_over(amqp_url: str, open_broker: Open) -> None:
-    """A cluster's URL names several nodes; any that answers will do (B-13)."""
+    """A cluster's URL names several nodes; any that answers will do (promise 1)."""
     host = amqp_url.partition("@")[2].partition("/")[0]
     broker = await open_broker(amqp_url.replace(host, f"127.0.0.1:1,{host}"))
     assert broker.connected

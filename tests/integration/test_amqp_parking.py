@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from support.amqp_site import DEADLINE_S, Site, browse, jobs, park, publish, start
+from support.amqp_site import DEADLINE_S, Site, browse, jobs, on_disk, park, publish, start
 from support.eventually import eventually
 from taskyard.shared.broker import Selection, Settlement, SettleStatus
 from taskyard.shared.errors import TaskyardError
@@ -17,16 +17,28 @@ from taskyard.shared.errors import TaskyardError
 pytestmark = pytest.mark.rabbitmq
 
 
-async def release(broker, queue: str, select: Selection = Selection()) -> list[str]:
+ALL = Selection()
+
+
+async def release(broker, queue: str, select: Selection = ALL) -> list[str]:
     """Send selected jobs back and return their ids in order."""
     gone: list[str] = []
-    async for delivery in broker.take_parked(queue, select):
-        copy = msgspec.structs.replace(
-            delivery.envelope, attempt=delivery.envelope.attempt + 1, parking=None
-        )
-        settlement = Settlement(delivery=delivery, copies=(copy,))
-        assert await broker.settle([settlement], deadline_s=DEADLINE_S) == [SettleStatus.SETTLED]
-        gone.append(delivery.envelope.id)
+    async with aclosing(broker.take_parked(queue, select)) as batches:
+        async for batch in batches:
+            settlements = [
+                Settlement(
+                    delivery=delivery,
+                    copies=(
+                        msgspec.structs.replace(
+                            delivery.envelope, attempt=delivery.envelope.attempt + 1, parking=None
+                        ),
+                    ),
+                )
+                for delivery in batch
+            ]
+            statuses = await broker.settle(settlements, deadline_s=DEADLINE_S)
+            assert set(statuses) == {SettleStatus.SETTLED}
+            gone += [delivery.envelope.id for delivery in batch]
     return gone
 
 
@@ -117,12 +129,11 @@ async def test_what_is_parked_again_meanwhile_is_not_met_twice(amqp_url: str) ->
         broker = await site.set_up("default")
         parked = await park(broker, "default", 25)
         met: list[str] = []
-        async for delivery in broker.take_parked("default", Selection()):
-            settlement = Settlement(delivery=delivery, park=delivery.envelope)
-            assert await broker.settle([settlement], deadline_s=DEADLINE_S) == [
-                SettleStatus.SETTLED
-            ]
-            met.append(delivery.envelope.id)
+        async for batch in broker.take_parked("default", Selection()):
+            settlements = [Settlement(delivery=d, park=d.envelope) for d in batch]
+            statuses = await broker.settle(settlements, deadline_s=DEADLINE_S)
+            assert set(statuses) == {SettleStatus.SETTLED}
+            met += [delivery.envelope.id for delivery in batch]
         assert met == parked
         assert await browse(broker, "default") == parked
 
@@ -159,6 +170,7 @@ async def test_a_lot_survives_the_broker(private_amqp_url: str, private_node) ->
         parked = await park(broker, "default", 50)
         looking = broker.parked("default")
         await anext(looking)
+        await on_disk(private_node)
         await private_node.kill_and_start()
         with suppress(TaskyardError):
             async for _ in looking:

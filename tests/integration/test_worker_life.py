@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ from taskyard.shared.control import (
 from taskyard.workers.lifespan import LifespanFailed
 
 
-def recorder(name: str = "q", **options: object):
+def recorder(name: str = "q", **options: Any):
     """Return a queue with a task that notes its runs, and the notes."""
     queue, runs = Queue(name, **options), []
 
@@ -100,6 +101,31 @@ async def test_pausing_hands_back_what_has_not_started(tmp_path):
         await bench.intend(resume_record("q", by="ann", at_ms=2))
         await eventually(lambda: len(runs) == 4)
         assert set(runs) == {(1, 1)}
+
+
+async def test_a_job_that_expires_while_it_waits_for_a_slot_is_not_started(tmp_path):
+    """What was looked at when it came is looked at again before it starts."""
+    queue = Queue("q", concurrency=1, lookahead=2)
+    started, go, runs = asyncio.Event(), asyncio.Event(), []
+
+    @queue.task
+    async def job(n: int) -> None:
+        runs.append(n)
+        started.set()
+        await go.wait()
+
+    async with Workbench(queue, folder=tmp_path) as bench:
+        worker = await bench.worker()
+        await bench.send(job.job(1))
+        await started.wait()
+        now_ms = bench.broker.now_ms()
+        await bench.send(job.job(2).options(expires=0.2), job.job(3))
+        await eventually(lambda: worker.lanes["q"].taken == 3)
+        await eventually(lambda: bench.broker.now_ms() > now_ms + 250)
+        go.set()
+        await eventually(lambda: emptied(bench, "q"))
+        assert runs == [1, 3]
+        assert [parking.reason for parking in await bench.parking("q")] == ["expired"]
 
 
 async def test_cancel_prevents_starts_and_retries(tmp_path):
@@ -221,7 +247,7 @@ async def test_a_failing_set_up_leaves_only_its_queue(tmp_path, monkeypatch):
     """LQ-11: the other queue runs, readiness names the one that does not; it is tried again."""
     monkeypatch.setattr("taskyard.workers.lifespan.FIRST_S", 0.1)
     good, note, runs = recorder("good")
-    healthy = []
+    healthy: list[bool] = []
 
     @asynccontextmanager
     async def lifespan():
@@ -447,7 +473,7 @@ async def test_an_alarm_that_comes_in_mid_commit(tmp_path):
 async def test_a_missing_queue_is_told_in_words(tmp_path, monkeypatch):
     """The error names what creates it; a queue that appears in time is consumed."""
     monkeypatch.setattr("taskyard.workers.presence.PATIENCE_S", 0.3)
-    here, note, runs = recorder("here")
+    here, note, _ = recorder("here")
     missing, _, _ = recorder("missing")
     async with Workbench(here, folder=tmp_path) as bench:
         await bench.send(note.job(1))

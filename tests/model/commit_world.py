@@ -58,11 +58,15 @@ class CommitWorld(World):
 
     async def kill(self, worker: ModelWorker) -> None:
         """Let a worker's process die between two turns of its loop."""
+        if worker not in self.workers:
+            return  # an earlier fault was quicker
         self._close(worker)
         await super().kill(worker)
 
     async def end_attempts(self, worker: ModelWorker, outcomes: Sequence[str]) -> None:
         """End a worker's first attempts; what becomes of them is the committer's affair."""
+        if worker not in self.workers:
+            return
         ending = worker.running[: len(outcomes)]
         del worker.running[: len(ending)]
         committer, _ = self._parts[worker]

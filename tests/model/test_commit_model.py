@@ -128,8 +128,7 @@ class CommitMachine(RuleBasedStateMachine):
     @rule()
     def take_all(self) -> None:
         for worker in list(self.world.workers):
-            if worker in self.world.workers:
-                self.run(self.world.take(worker))
+            self.run(self.world.take(worker))
 
     @precondition(lambda self: any(worker.running for worker in self.world.workers))
     @rule(which=integers(0, 2), outcomes=lists(sampled_from(OUTCOMES), min_size=1, max_size=5))
@@ -170,8 +169,11 @@ class CommitMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.world.workers)
     @rule(which=integers(0, 2))
     def sever(self, which: int) -> None:
+        worker = self._worker(which)
+
         async def cut() -> None:
-            self.world.sever(self._worker(which))
+            if worker in self.world.workers:
+                self.world.sever(worker)
 
         self.run(cut())
 

@@ -17,6 +17,7 @@ from typing import Any, Self
 import msgspec
 
 from support.process import Program
+from support.rabbitmq import Node
 from taskyard.shared.adapters.amqp import connect
 from taskyard.shared.adapters.amqp.broker import AmqpBroker
 from taskyard.shared.broker import (
@@ -131,6 +132,15 @@ async def park(broker: AmqpBroker, queue: str, count: int, *, reason: str = "hel
 async def browse(broker: AmqpBroker, queue: str) -> list[str]:
     """Return the ids in a parking lot, in its order."""
     return [found.envelope.id async for found in broker.parked(queue)]
+
+
+async def on_disk(node: Node) -> None:
+    """Return when what was declared survives a `kill -9` of the node.
+
+    Before 4.0 RabbitMQ writes definitions down some seconds after it has answered.
+    """
+    if node.version_tuple < (4, 0):
+        await node.ctl("eval", "mnesia:sync_log().")
 
 
 def start(log: Path, *arguments: str) -> Program:

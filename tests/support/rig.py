@@ -106,9 +106,9 @@ class Rig:
             labels["task"] = f"{QUEUE}.{labels['task']}"
         text = (await self.probe(program, "/metrics")).text
         for line in text.splitlines():
-            if line.startswith(f"taskyard_{name}{{") or line.startswith(f"taskyard_{name} "):
-                if all(f'{label}="{value}"' in line for label, value in labels.items()):
-                    return float(line.rpartition(" ")[2])
+            named = line.startswith((f"taskyard_{name}{{", f"taskyard_{name} "))
+            if named and all(f'{label}="{value}"' in line for label, value in labels.items()):
+                return float(line.rpartition(" ")[2])
         return 0.0
 
     # jobs
@@ -135,9 +135,9 @@ class Rig:
     async def noted(self, number: int, *, within: float = 20) -> list[dict[str, Any]]:
         """Wait for so many noted runs and return them."""
 
-        def enough() -> list[dict[str, Any]] | None:
+        def enough() -> list[dict[str, Any]]:
             runs = self.seen()
-            return runs if len(runs) >= number else None
+            return runs if len(runs) >= number else []
 
         return await eventually(
             enough, within=within, hint=f"{number} runs, not {len(self.seen())}"
@@ -148,9 +148,9 @@ class Rig:
     ) -> list[ParkedJob]:
         """Wait until so many jobs are parked and return them."""
 
-        async def enough() -> list[ParkedJob] | None:
+        async def enough() -> list[ParkedJob]:
             found = [job async for job in self.broker.parked(queue)]
-            return found if len(found) >= number else None
+            return found if len(found) >= number else []
 
         return await eventually(enough, within=within, every=0.1)
 

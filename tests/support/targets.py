@@ -48,10 +48,11 @@ def rabbitmq_targets(*, private: bool) -> list[Target]:
 def parametrize(metafunc: pytest.Metafunc) -> None:
     """Give a test that uses our fixtures one run per server."""
     breaks = metafunc.definition.get_closest_marker("breaks_broker") is not None
+    embedded = metafunc.definition.get_closest_marker("server_only") is None
     for fixture, sqlite, private in (
         ("rabbitmq_target", False, False),
         ("private_target", False, True),
-        ("broker_target", True, breaks),
+        ("broker_target", embedded, breaks),
     ):
         if fixture in metafunc.fixturenames:
             targets = rabbitmq_targets(private=private)

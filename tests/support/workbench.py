@@ -11,7 +11,7 @@ from taskyard.shared import Job, Queue
 from taskyard.shared.adapters.memory import MemoryBroker, MemoryState
 from taskyard.shared.broker import FeedConsumer, ParkedJob, PublishStatus, QueueSpec, SetupSpec
 from taskyard.shared.control import ControlRecord
-from taskyard.shared.envelope import Envelope
+from taskyard.shared.envelope import Envelope, Parking
 from taskyard.shared.feed import FeedRecord
 from taskyard.shared.settings import Settings
 from taskyard.shared.topology import plan
@@ -29,6 +29,8 @@ class Workbench:
         self._recording = recording
         self._told: list[FeedRecord] = []
         self._listening: asyncio.Task[None] | None = None
+        #: The broker handle of each worker: it can crash, and lose its connection.
+        self.handles: dict[Worker, MemoryBroker] = {}
         self._running: list[tuple[Worker, asyncio.Task[None]]] = []
 
     async def __aenter__(self) -> Self:
@@ -67,6 +69,7 @@ class Workbench:
             settings=Settings(broker_url="memory://", state_dir=self.folder, publish_deadline=2.0),
             options=WorkerOptions(**options),
         )
+        self.handles[worker] = own
         self._running.append((worker, asyncio.create_task(worker.run())))
         return worker
 
@@ -92,6 +95,10 @@ class Workbench:
     async def parked(self, queue: str) -> list[ParkedJob]:
         """Return what is parked."""
         return [job async for job in self.broker.parked(queue)]
+
+    async def parking(self, queue: str) -> list[Parking]:
+        """Return why each parked job is parked."""
+        return [job.envelope.parking for job in await self.parked(queue) if job.envelope.parking]
 
     async def unsettled(self, queue: str) -> int:
         """Return how many jobs are ready or handed over."""

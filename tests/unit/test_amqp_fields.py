@@ -143,7 +143,7 @@ class _Receiver:
 @settings(max_examples=500)
 @given(st.binary(max_size=200), st.integers(0, 2**16 - 1))
 def test_properties_of_junk_never_fail_a_delivery(junk: bytes, flags: int) -> None:
-    """A message whose properties are nonsense is delivered all the same, to be parked (B-06)."""
+    """A message whose properties are nonsense is delivered all the same, to be parked (B-27)."""
     receiver = _Receiver()
     inbound = Inbound(receiver)
     deliver = b"\x00\x3c\x00\x3c\x01c" + (7).to_bytes(8, "big") + b"\x00\x01e\x01k"

@@ -14,8 +14,10 @@ HEAD = "PRECONDITION_FAILED - inequivalent arg"
     ("text", "facet", "received", "current"),
     [
         (
-            f"{HEAD} 'x-dead-letter-exchange' for queue 't.q.a' in vhost '/': received none but "
-            "current is the value 't.parked' of type 'longstr'",
+            (
+                f"{HEAD} 'x-dead-letter-exchange' for queue 't.q.a' in vhost '/': received none but "
+                "current is the value 't.parked' of type 'longstr'"
+            ),
             "x-dead-letter-exchange",
             None,
             "t.parked",
@@ -27,8 +29,10 @@ HEAD = "PRECONDITION_FAILED - inequivalent arg"
             "9",
         ),
         (
-            f"{HEAD} 'x-max-length' for queue 't.q.a' in vhost '/': received the value '5' of type "
-            "'signedint' but current is none",
+            (
+                f"{HEAD} 'x-max-length' for queue 't.q.a' in vhost '/': received the value '5' of type "
+                "'signedint' but current is none"
+            ),
             "x-max-length",
             "5",
             None,

@@ -69,7 +69,7 @@ def test_amqps_verifies_the_broker() -> None:
     ],
 )
 def test_what_is_wrong_is_said_without_the_password(url: str, words: str) -> None:
-    """The text names the setting and never holds a secret (B-27)."""
+    """The text names the setting and never holds a secret (ZS-19)."""
     with pytest.raises(ConfigurationError, match="TASKYARD_BROKER_URL") as caught:
         parse_url(url)
     assert words in str(caught.value)

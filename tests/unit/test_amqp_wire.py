@@ -153,7 +153,7 @@ def test_the_timestamp_stands_in_for_the_enqueued_time() -> None:
     ],
 )
 def test_a_defect_is_said_in_words(values: dict[str, Any], words: str) -> None:
-    """What cannot be run is delivered with its defect, to be parked with that text (B-06)."""
+    """What cannot be run is delivered with its defect, to be parked with that text (B-27)."""
     assert words in (foreign(**values).defect or "")
 
 
@@ -238,7 +238,7 @@ def test_nothing_foreign_makes_reading_fail(
     body: bytes,
     counted: bool,
 ) -> None:
-    """Whatever is in a message, it becomes a delivery, sound or with a defect (B-06, LQ-04)."""
+    """Whatever is in a message, it becomes a delivery, sound or with a defect (B-27, LQ-04)."""
     properties = Properties()
     properties.headers = table
     properties.type = kind
@@ -250,3 +250,30 @@ def test_nothing_foreign_makes_reading_fail(
     assert delivery.envelope.body == body
     assert 0 <= delivery.envelope.priority <= 9
     assert delivery.envelope.id
+
+
+DEEP = '{"x":' + "[" * 20_000 + "]" * 20_000 + ',"type":"t"}'
+
+
+@pytest.mark.parametrize(
+    "name", [headers.PARK_ERROR, headers.RETRY, headers.CONTEXT, headers.REPLY, headers.V]
+)
+def test_json_nested_too_deeply_in_a_header_is_read_without_failing(name: str) -> None:
+    """A message that exhausts a reader's stack would end each worker that it is given to."""
+    found = Properties()
+    found.headers = {headers.TASK: "t", headers.PARK_REASON: "held", name: DEEP}
+    delivery = wire.decode(found, b"{}", queue="q")
+    assert delivery.envelope.task == "t"
+
+
+@pytest.mark.parametrize("kind", [b"A", b"F"])
+def test_header_fields_nested_too_deeply_cannot_be_read(kind: bytes) -> None:
+    """They make the message's properties unreadable, not the program that reads them."""
+    value = b""
+    for _ in range(5000):
+        inner = b"\x01x" + kind + value if kind == b"F" and value else kind + value
+        value = len(inner).to_bytes(4, "big") + inner if value else b"\0\0\0\0"
+    table = b"\x01d" + kind + value
+    data = b"\x20\x00" + len(table).to_bytes(4, "big") + table
+    with pytest.raises(ValueError, match="nested"):
+        read_properties(data, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
@@ -45,6 +46,70 @@ def test_verdicts_end_the_job_as_they_say() -> None:
     """Hold parks at once, Fail is final, whatever the policy would allow."""
     assert outcome(Hold("no stock")) == Parked(reason=ParkReason.HELD, detail="no stock")
     assert outcome(Fail("declined")) == Failed(kind=FailureKind.LOGICAL, message="declined")
+
+
+class Mute(Exception):
+    """An exception without a text of its own."""
+
+    def __init__(self, raises: type[BaseException]) -> None:
+        self.raises = raises
+
+    def __str__(self) -> str:
+        raise self.raises
+
+
+class MuteHold(Mute, Hold):
+    """The same, as a verdict."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("no UTF-8: \udcff"),
+        Hold("no UTF-8: \udcff"),
+        Fail("no UTF-8: \udcff"),
+        ValueError("\0" * 100_000),
+        Hold("😀" * 100_000),
+        Fail("😀" * 100_000),
+        type("N" * 500_000, (ValueError,), {})("x"),
+        Mute(ValueError),
+        Mute(KeyboardInterrupt),
+        MuteHold(SystemExit),
+    ],
+)
+def test_any_error_becomes_an_outcome_that_can_travel(error: BaseException) -> None:
+    """Whatever an exception's text is, its outcome encodes, within what a header can hold."""
+    for attempt in (1, 3):
+        ended = outcome(error, attempt=attempt)
+        assert len(msgspec.json.encode(ended)) < 100_000
+
+
+@pytest.mark.parametrize("delay", [1e30, float("nan"), float("inf"), -1, 10**400, object(), "soon"])
+def test_an_impossible_delay_falls_back_to_the_policy(delay: float) -> None:
+    """A `Retry` that no broker could carry is retried as the policy says."""
+    ended = outcome(Retry(delay=delay))
+    assert isinstance(ended, Retried)
+    assert ended.delay_ms == 10_000
+
+
+@pytest.mark.parametrize("priority", [99, "²", "9" * 5000, object()])
+def test_an_impossible_priority_is_left_out(priority: int) -> None:
+    """A `Retry` with a priority that is none keeps the job's own."""
+    ended = outcome(Retry(priority=priority))
+    assert isinstance(ended, Retried)
+    assert ended.priority is None
+
+
+def test_a_result_whose_conversion_fails_is_left_out() -> None:
+    """A value that raises while it becomes JSON does not undo the work that made it."""
+
+    class Model:
+        def model_dump(self, mode: str) -> object:
+            raise RuntimeError(mode)
+
+    value, problem = encode_result(Model())
+    assert value is None
+    assert "no JSON form" in problem
 
 
 def test_errors_are_retried_and_then_parked() -> None:

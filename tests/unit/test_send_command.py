@@ -184,7 +184,7 @@ def test_no_broker_exits_2_naming_the_variable(
 async def test_what_was_sent_is_in_the_queue(
     memory: Broker, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The job is stored with its arguments, and its id is printed (LQ-24, GM-01)."""
+    """The job is stored with its arguments, and its id is printed (LQ-24)."""
     code, out, err = Run(capsys)("send-tests:test:hello", "--ttr", "5m", "--expires", "1h")
     assert code == 0, err
     consumer = await memory.consume(queue.name, credit=10)

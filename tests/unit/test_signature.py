@@ -252,3 +252,13 @@ def test_tasks_check_their_arguments_when_made() -> None:
     assert handler.job(n=1).body == b'{"n":1}'
     with pytest.raises(InvalidArguments, match=r"sig-tests\.handler"):
         handler.job(n="1")  # type: ignore[arg-type]
+
+
+def test_a_body_nested_too_deeply_is_invalid() -> None:
+    """It is the sender's fault, not the handler's: it parks, and is not tried again."""
+
+    async def takes(x: list[object]) -> None: ...
+
+    signature = Signature("q.t", takes)
+    with pytest.raises(InvalidArguments):
+        signature.decode(b'{"x":' + b"[" * 50_000 + b"]" * 50_000 + b"}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -48,7 +50,7 @@ def envelope(**changes: object) -> Envelope:
     return msgspec.structs.replace(Envelope(id="j", queue="work", task="work.known"), **changes)
 
 
-def decide(losses: int = 0, cancelled: bool = False, **fields: object) -> Admission:
+def decide(losses: int = 0, cancelled: bool = False, **fields: Any) -> Admission:
     of_envelope = {k: v for k, v in fields.items() if k in Envelope.__struct_fields__}
     of_delivery = {k: v for k, v in fields.items() if k not in of_envelope}
     return admit(

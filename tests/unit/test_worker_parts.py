@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from functools import partial
 
 import msgspec
 
@@ -66,11 +67,12 @@ async def test_a_deadline_that_moves_away_is_not_rung():
 async def test_threads_grow_with_what_runs_and_are_used_again():
     """A stuck call costs its thread, not a slot; a free thread takes the next call."""
     threads = Threads(asyncio.get_running_loop(), "t")
-    release, results = threading.Event(), []
+    release = threading.Event()
+    results: list[object] = []
     threads.submit(release.wait, results.append)
     for number in range(20):
-        threads.submit(lambda number=number: number, results.append)
-        await eventually(lambda number=number: number in results)
+        threads.submit(partial(int, number), results.append)
+        await eventually(partial(results.__contains__, number))
     names = {thread.name for thread in threading.enumerate() if thread.name.startswith("t-")}
     assert names == {"t-1", "t-2"}
     assert threads.busy == 1

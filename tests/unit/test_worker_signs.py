@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import pytest
 
@@ -10,7 +12,7 @@ from taskyard.workers.health import HealthServer
 from taskyard.workers.signs import LaneSigns, Signs, why_dead, why_not_ready
 
 
-def lane(**changes: object) -> LaneSigns:
+def lane(**changes: Any) -> LaneSigns:
     return LaneSigns(**{"queue": "q", "slots": 10, **changes})
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from taskyard.broker_setup.intents import read_intents
 from taskyard.broker_setup.session import open_broker
 from taskyard.broker_setup.setup import describe, make_plan, specs_of
-from taskyard.shared.broker import SetupSpec
+from taskyard.shared.broker import ORPHANS, SetupSpec
 from taskyard.shared.catalogue import load_queues
 from taskyard.shared.control import ControlUnavailable
 from taskyard.shared.errors import ConfigurationError, Unavailable
@@ -124,7 +124,7 @@ async def _queues(broker: Broker, names: Sequence[str]) -> list[Finding]:
     except ConfigurationError as error:
         return [Finding("warning", f"queues: {error}")]
     found: list[Finding] = []
-    for name, stats in (await broker.stats(names)).items():
+    for name, stats in (await broker.stats([*names, ORPHANS])).items():
         if stats.ready and stats.consumers == 0:
             found.append(
                 Finding(

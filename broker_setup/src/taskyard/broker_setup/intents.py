@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from taskyard.shared.control import (
     ALL_QUEUES,
+    GENESIS,
     Intents,
     cancel_record,
     pause_record,
@@ -79,6 +80,7 @@ async def cancel(broker: Broker, job_ids: Sequence[str], *, by: str, abort: bool
 
 async def compact(broker: Broker) -> int:
     """Write the intents in force again, before retention forgets them; returns how many."""
-    live = (await read_intents(broker)).live(broker.now_ms())
+    intents = await read_intents(broker)
+    live = [record for record in intents.live(broker.now_ms()) if record.op != GENESIS]
     await broker.append_control(live)
     return len(live)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from taskyard.broker_setup.intents import check_queues
-from taskyard.shared.broker import Selection, Settlement, SettleStatus
+from taskyard.shared.broker import ORPHANS, Selection, Settlement, SettleStatus
 from taskyard.shared.errors import ConfigurationError, NotFound, PublishError
 from taskyard.shared.feed import FINISHED, FeedRecord, Reply, encode_reply
 from taskyard.shared.states import DISCARD_KIND, FailureKind, ParkReason
@@ -172,6 +172,8 @@ async def _settle_all(
 async def lots(broker: Broker, queues: Sequence[str]) -> Sequence[str]:
     """Return the queues whose lots are meant: those named, or all that the broker has.
 
+    The jobs whose queue is gone have a lot too, where the broker has one for them.
+
     Raises:
         NotFound: one of those named does not exist.
 
@@ -179,7 +181,8 @@ async def lots(broker: Broker, queues: Sequence[str]) -> Sequence[str]:
     if queues:
         await check_queues(broker, queues)
         return queues
-    return await broker.queues()
+    orphans = (await broker.stats([ORPHANS]))[ORPHANS]
+    return [*(await broker.queues()), *([ORPHANS] if orphans.exists else [])]
 
 
 async def move_in_each(

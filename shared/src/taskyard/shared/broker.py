@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
     from taskyard.shared.topology import Action, Topology
 
+#: Where a parking lot is named: the one of jobs whose own queue is gone (no queue can be called
+#: so). Brokers that cannot lose a queue under its jobs have none.
+ORPHANS: Final = "@orphaned"
+
 Support = Literal["native", "supplied", "refused"]
 
 

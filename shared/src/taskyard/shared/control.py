@@ -22,6 +22,9 @@ Operation = Literal["pause", "resume", "cancel", "uncancel", "genesis"]
 
 ALL_QUEUES: Final = "*"
 
+#: The operation of a log's first record.
+GENESIS: Final = "genesis"
+
 
 class ControlRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One intent.
@@ -69,7 +72,7 @@ def decode_records(body: bytes) -> list[ControlRecord]:
 
 def genesis(at_ms: int) -> ControlRecord:
     """Return the log's first record, so that it is never empty."""
-    return ControlRecord(key="log", op="genesis", at=at_ms)
+    return ControlRecord(key="log", op=GENESIS, at=at_ms)
 
 
 def pause_record(

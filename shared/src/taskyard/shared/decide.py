@@ -32,6 +32,10 @@ DEFAULT_POLICY: Final = RetryPolicy()
 TRACEBACK_LIMIT: Final = 16_000
 #: Longest error text kept, in characters.
 MESSAGE_LIMIT: Final = 4_000
+#: Longest name of an exception's class kept, in characters.
+_NAME_LIMIT: Final = 300
+#: Control characters take six bytes each in JSON, and harm terminals.
+_CONTROLS: Final = {n: "\ufffd" for n in (*range(32), 127) if chr(n) not in "\t\n"}
 
 
 class TimedOut(Exception):  # named for the outcome, as it is shown to people
@@ -66,11 +70,13 @@ def outcome_of_error(
     """
     info = describe(error)
     if isinstance(error, Hold):
-        return Parked(reason=ParkReason.HELD, detail=str(error))
+        return Parked(reason=ParkReason.HELD, detail=text_of(error))
     if isinstance(error, Fail):
-        return Failed(kind=FailureKind.LOGICAL, message=str(error))
+        return Failed(kind=FailureKind.LOGICAL, message=text_of(error))
     if isinstance(error, InvalidArguments) and error.task == envelope.task:
-        return Parked(reason=ParkReason.INVALID, detail=error.problem, error=info)
+        return Parked(
+            reason=ParkReason.INVALID, detail=_carried(error.problem, MESSAGE_LIMIT), error=info
+        )
     failed = envelope.attempt - envelope.base
     if not policy.allows(failed):
         return Parked(reason=ParkReason.EXHAUSTED, detail=_spent(failed, info), error=info)
@@ -99,22 +105,37 @@ def describe(error: BaseException) -> ErrorInfo:
         if kind.__module__ == "builtins"
         else f"{kind.__module__}.{kind.__qualname__}"
     )
+    name = _carried(name, _NAME_LIMIT)
     frames = traceback.extract_tb(error.__traceback__)
     site = f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].name}" if frames else "-"
     text = "".join(traceback.format_exception(error))
+    if len(text) > TRACEBACK_LIMIT:
+        text = "… (cut)\n" + text[-TRACEBACK_LIMIT:]
     return ErrorInfo(
         type=name,
-        message=_safe_text(error)[:MESSAGE_LIMIT],
-        traceback=text if len(text) <= TRACEBACK_LIMIT else "… (cut)\n" + text[-TRACEBACK_LIMIT:],
-        fingerprint=f"{name} at {site}",
+        message=text_of(error),
+        traceback=_carried(text, len(text)),
+        fingerprint=_carried(f"{name} at {site}", 2 * _NAME_LIMIT),
     )
 
 
-def _safe_text(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
+    """Return an exception's text as it can travel: of bounded length, and always encodable."""
     try:
-        return str(error)
-    except Exception as broken:  # a foreign __str__ must not decide what happens to the job
+        text = str(error)
+    except BaseException as broken:  # noqa: BLE001  # a foreign __str__ must decide nothing here
         return f"<its text cannot be had: {type(broken).__name__}>"
+    return _carried(text, MESSAGE_LIMIT)
+
+
+def _carried(text: str, limit: int) -> str:
+    """Cut a text, and mark what UTF-8 or a terminal cannot take."""
+    text = text[:limit].translate(_CONTROLS)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # such as the name of a file that is no UTF-8
+        return text.encode("utf-8", "replace").decode()
+    return text
 
 
 def _spent(failed: int, info: ErrorInfo) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from typing import Final
 
 from taskyard.shared.errors import ConfigurationError
 
@@ -11,6 +12,9 @@ _PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)?\s*")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0, None: 1.0}
 
 Duration = float | int | str | timedelta
+
+#: Longest duration, in seconds: a century. Instants that lie further off fit no wire format.
+LONGEST_S: Final = 100 * 365.25 * 86_400
 
 
 def parse_duration(value: Duration) -> float:
@@ -20,7 +24,7 @@ def parse_duration(value: Duration) -> float:
         value: seconds as a number, a timedelta, or text with a unit (ms, s, m, h, d, w).
 
     Raises:
-        ConfigurationError: it is negative or cannot be read.
+        ConfigurationError: it is negative, longer than a century, or cannot be read.
 
     """
     if isinstance(value, timedelta):
@@ -32,8 +36,12 @@ def parse_duration(value: Duration) -> float:
             raise ConfigurationError(msg)
         seconds = float(match[1]) * _SECONDS[match[2]]
     else:
-        seconds = float(value)
-    if not 0 <= seconds < float("inf"):
-        msg = f"duration {value!r} is not valid: it must not be negative or infinite"
+        try:
+            seconds = float(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            msg = f"duration {value!r} is not valid: {error}"
+            raise ConfigurationError(msg) from error
+    if not 0 <= seconds <= LONGEST_S:
+        msg = f"duration {value!r} is not valid: it must not be negative or infinite, nor above a century"
         raise ConfigurationError(msg)
     return seconds

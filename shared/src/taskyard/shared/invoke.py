@@ -19,6 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from taskyard.shared.context import Context, set_current_job
+from taskyard.shared.decide import text_of
 from taskyard.shared.envelope import Envelope
 from taskyard.shared.feed import Reply
 from taskyard.shared.middleware import Middleware
@@ -99,8 +100,8 @@ def encode_result(value: object) -> tuple[msgspec.Raw | None, str]:
         return None, ""
     try:
         text = encode_json(value)
-    except (TypeError, ValueError, RecursionError, msgspec.EncodeError) as error:
-        return None, f"its result has no JSON form: {error}"
+    except Exception as error:  # noqa: BLE001  # a value's own conversion may raise anything
+        return None, f"its result has no JSON form: {text_of(error)}"
     if len(text) > RESULT_LIMIT_BYTES:
         return None, f"its result of {len(text)} bytes exceeds {RESULT_LIMIT_BYTES} and is left out"
     return msgspec.Raw(text), ""

@@ -39,7 +39,7 @@ def parse_priority(value: Priority | str | None) -> int:
     if isinstance(value, str):
         if value in _BY_NAME:
             return _BY_NAME[value]
-        if value.isdigit():
+        if value.isdecimal() and len(value) == 1:
             value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and LOWEST <= value <= HIGHEST:
         return value

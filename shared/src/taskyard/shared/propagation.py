@@ -84,5 +84,5 @@ def decode_values(text: str | None) -> Mapping[str, object]:
         return _EMPTY
     try:
         return _decoder.decode(text)
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
         return _EMPTY

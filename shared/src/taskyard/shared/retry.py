@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from taskyard.shared.duration import LONGEST_S
 from taskyard.shared.errors import ConfigurationError
 
 Jitter = Literal["full", "none"]
@@ -47,8 +48,8 @@ class RetryPolicy:
         if self.attempts < 1:
             msg = f"RetryPolicy(attempts={self.attempts}): at least 1"
             raise ConfigurationError(msg)
-        if not (0 <= self.first < inf and 0 <= self.cap < inf):
-            msg = f"RetryPolicy(first={self.first}, cap={self.cap}): seconds, not negative"
+        if not (0 <= self.first <= LONGEST_S and 0 <= self.cap <= LONGEST_S):
+            msg = f"RetryPolicy(first={self.first}, cap={self.cap}): seconds, from 0 to a century"
             raise ConfigurationError(msg)
         if not 1 <= self.factor < inf:
             msg = f"RetryPolicy(factor={self.factor}): at least 1"
@@ -90,6 +91,6 @@ def decode_policy(text: str) -> RetryPolicy:
     """
     try:
         return _DECODER.decode(text)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
         msg = f"header ty-retry {text[:200]!r} is not a retry policy: {error}"
         raise ConfigurationError(msg) from error

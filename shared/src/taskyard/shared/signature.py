@@ -38,6 +38,8 @@ def _decode_hook(kind: type, value: object) -> object:
 
 
 _ENCODER = msgspec.json.Encoder(enc_hook=encode_hook)
+#: What reading JSON raises, and what a model's own validation usually does.
+_UNREADABLE = (msgspec.DecodeError, ValueError, TypeError, RecursionError)
 _ANY_OBJECT = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -112,7 +114,7 @@ class Signature:
             if self._open:
                 return self._decode_open(body)
             values = self._decoder.decode(body)
-        except (msgspec.DecodeError, msgspec.ValidationError, ValueError, TypeError) as error:
+        except _UNREADABLE as error:
             raise InvalidArguments(self.task, str(error)) from error
         return {
             name: value
@@ -128,7 +130,7 @@ class Signature:
         """
         try:
             return msgspec.json.decode(text, type=self._returns, dec_hook=_decode_hook)
-        except (msgspec.DecodeError, msgspec.ValidationError, ValueError, TypeError):
+        except _UNREADABLE:
             return msgspec.json.decode(text)
 
     def _decode_open(self, body: bytes) -> dict[str, object]:

@@ -143,7 +143,7 @@ def decode_headers(
         field, read = known
         try:
             read_value = read(value)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             shown = repr(value)[:60]
             defect = defect or f"header {name} is {shown}, not {_EXPECTED[read]}"
             continue
@@ -219,7 +219,7 @@ def _error(value: object) -> ErrorInfo | None:
     """Read a parked job's error; one that cannot be read is no reason to lose the job."""
     try:
         return _error_decoder.decode(_text(value))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
 
 

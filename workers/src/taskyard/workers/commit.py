@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from taskyard.shared.broker import Settlement, SettleStatus
 from taskyard.shared.errors import TaskyardError
 from taskyard.shared.logs import get_logger
+from taskyard.workers.report import fields_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -179,8 +180,7 @@ class Committer:
             self._undone_again(batch, str(error))
             return
         except Exception:  # noqa: BLE001  # a fault of the adapter: its deliveries are kept and tried again
-            _log.exception("settling failed; it is tried again", settlements=len(batch))
-            self._undone_again(batch, "the adapter failed")
+            await self._failed(batch)
             return
         if self._awaited:
             self._tell_awaiting(batch, statuses)
@@ -195,6 +195,16 @@ class Committer:
                 undone.append(settlement)
         if undone:
             self._undone_again(undone, "not confirmed in time")
+
+    async def _failed(self, batch: Sequence[Settlement]) -> None:
+        if len(batch) > 1:
+            for settlement in batch:  # one that it cannot take must not keep the others
+                await self._commit([settlement])
+            return
+        _log.exception(
+            "settling failed; it is tried again", **fields_of(batch[0].delivery.envelope)
+        )
+        self._undone_again(batch, "the adapter failed")
 
     def _tell_awaiting(self, batch: Sequence[Settlement], statuses: Sequence[SettleStatus]) -> None:
         for settlement, status in zip(batch, statuses, strict=True):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from taskyard.shared.outcomes import Cancelled, HandedBack, Outcome, Parked, Retried, Succeeded
-from taskyard.workers.admit import Cancel, Mint, Recount, Rules, Run, admit
+from taskyard.workers.admit import Mint, Recount, Rules, Run, admit
 from taskyard.workers.attempt import Attempt, Stop
 from taskyard.workers.execute import Executor
 from taskyard.workers.handler import handlers_of, longest_ttr_s
@@ -31,12 +31,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from taskyard.shared.broker import Delivery
+    from taskyard.shared.envelope import Envelope
     from taskyard.shared.task import Queue
     from taskyard.workers.admit import Admission
     from taskyard.workers.machinery import Machinery
 
-#: A delivery that may run and waits for a slot: deliveries charged to it, and when it was taken.
-_Waiting = tuple["Delivery", int, float]
+#: A delivery that may run and waits for a slot, and when it was taken (monotonic, in seconds).
+_Waiting = tuple["Delivery", float]
 
 
 class Lane:
@@ -181,7 +182,7 @@ class Lane:
             elif self._free and self._starting and self._machinery.budget.take():
                 self._start(delivery, admission.charged, taken_s=now_s, now_s=now_s, now_ms=now_ms)
             else:
-                self._waiting.append((delivery, admission.charged, now_s))
+                self._waiting.append((delivery, now_s))
 
     def _take_rest(self, rest: Sequence[Delivery]) -> None:
         """The flow has ended: only now can what is handed back not come back here at once."""
@@ -205,6 +206,7 @@ class Lane:
         for attempt in self.running:
             if key_of(attempt.delivery.envelope) == key:
                 attempt.delivery = delivery
+                attempt.taken_s = self._machinery.clock.monotonic_s()
                 return True
         settlement = self._machinery.recall.settle_again(delivery)
         if settlement is None:
@@ -240,14 +242,17 @@ class Lane:
     def _start_waiting(self) -> None:
         now_ms, now_s = self._broker.now_ms(), self._machinery.clock.monotonic_s()
         while self._waiting and self._free and self._starting:
-            if not self._machinery.budget.take():
-                return
-            delivery, charged, taken_s = self._waiting.popleft()
-            cancelled = self._intents.cancel_of(delivery.envelope.id)
-            if cancelled is not None:
-                self._refuse(delivery, Cancel(cancelled.by), now_ms)
+            delivery, taken_s = self._waiting.popleft()
+            admission = self._admit(delivery, now_ms)  # it may have expired, or been cancelled
+            if not isinstance(admission, Run):
+                self._refuse(delivery, admission, now_ms)
+            elif self._machinery.budget.take():
+                self._start(
+                    delivery, admission.charged, taken_s=taken_s, now_s=now_s, now_ms=now_ms
+                )
             else:
-                self._start(delivery, charged, taken_s=taken_s, now_s=now_s, now_ms=now_ms)
+                self._waiting.appendleft((delivery, taken_s))
+                return
 
     # settle
 
@@ -303,13 +308,13 @@ class Lane:
     def _give_back_waiting(self) -> None:
         now_ms = self._broker.now_ms()
         while self._waiting:
-            delivery, _, _ = self._waiting.popleft()
+            delivery, _ = self._waiting.popleft()
             self._refuse(delivery, self._admit(delivery, now_ms), now_ms)
         if self.idle:
             self._empty.set()
 
     def _facts(
-        self, delivery: Delivery, now_ms: int, envelope: Any, started_ms: int | None = None
+        self, delivery: Delivery, now_ms: int, envelope: Envelope, started_ms: int | None = None
     ) -> Facts:
         return Facts(
             delivery=delivery,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +18,7 @@ from taskyard.workers.health import HealthServer
 from taskyard.workers.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from taskyard.shared.settings import Settings
     from taskyard.shared.task import Queue
@@ -27,6 +29,8 @@ _log = get_logger(__name__)
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 #: Seconds that the broker gets to say good-bye.
 CLOSE_S: Final = 5.0
+#: Seconds that tasks get to end when everything else has.
+LEAVE_S: Final = 3.0
 
 
 async def run_worker(
@@ -72,13 +76,29 @@ async def run_worker(
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine on the fastest event loop that is installed."""
+    """Run a coroutine on the fastest event loop that is installed, and leave no task behind.
+
+    A handler that refuses to be cancelled cannot keep the process: it has been handed back.
+    """
+    runner = asyncio.Runner(loop_factory=_fastest_loop())
+    code = 1
+    try:
+        runner.run(main)
+        code = 0
+    finally:
+        last_resort = threading.Timer(LEAVE_S, os._exit, (code,))
+        last_resort.daemon = True
+        last_resort.start()
+        runner.close()
+        last_resort.cancel()
+
+
+def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
     except ImportError:
-        asyncio.run(main)
-    else:
-        uvloop.run(main)
+        return None
+    return uvloop.new_event_loop
 
 
 def _listen(worker: Worker, settings: Settings) -> HealthServer:

@@ -74,4 +74,8 @@ class Threads:
         while self._done:
             then, result = self._done.popleft()
             self._busy -= 1
-            then(result)
+            try:
+                then(result)
+            except Exception as error:  # noqa: BLE001  # as for any callback of a loop; others go on
+                said = {"message": "the end of a call in a thread failed", "exception": error}
+                self._loop.call_exception_handler(said)

@@ -187,14 +187,14 @@ class Worker:
             await self._end()
 
     def complain(self) -> None:
-        """Raise what kept a worker that has ended from doing all of its work.
+        """Raise what kept a drain that has ended from doing all of its work.
 
         Raises:
             LifespanFailed: a queue could not be set up.
 
         """
         problems = [lane.lifespan.problem for lane in self.lanes.values() if lane.lifespan.problem]
-        if problems:
+        if problems and self.options.drain:
             raise LifespanFailed("; ".join(problems))
 
     # start

@@ -73,12 +73,13 @@ def show(job_id: str, queues: tuple[str, ...], *, as_json: bool) -> None:
     if as_json:
         print_json(document)
         return
-    error = document.pop("error") or {}
+    document.pop("error")
     for name, value in document.items():
         if value is not None:
             click.echo(f"{name + ':':<12} {value}")
-    if error.get("traceback"):
-        click.echo(f"\n{error['traceback']}")
+    about = job.envelope.parking
+    if about is not None and about.error is not None:
+        click.echo(f"\n{about.error.traceback or about.error.message}")
 
 
 @click.command()
@@ -165,8 +166,8 @@ def _document(job: ParkedJob) -> dict[str, Any]:
     envelope, about = job.envelope, job.envelope.parking
     try:
         args = msgspec.json.decode(envelope.body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        args = f"{len(envelope.body)} bytes that are not JSON"
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        args = f"{len(envelope.body)} bytes that cannot be read as JSON"
     return {
         "id": envelope.id,
         "queue": envelope.queue,

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _PERSISTENT: Final = 2
-_SHORT_MAX: Final = 255
+#: Most bytes of a short text.
+SHORT_MAX: Final = 255
+#: Levels of tables and lists that are read: who nests deeper means to exhaust the stack.
+_DEEPEST: Final = 32
 
 _U8: Final = Struct("B")
 _U16: Final = Struct(">H")
@@ -122,7 +125,7 @@ def read_short(data: bytes, at: int) -> tuple[str, int]:
     return str(data[at + 1 : end], "utf-8", "replace"), end
 
 
-def _read_table(data: bytes, at: int) -> tuple[dict[str, object], int]:
+def _read_table(data: bytes, at: int, depth: int = 0) -> tuple[dict[str, object], int]:
     end = at + 4 + _U32.unpack_from(data, at)[0]
     if end > len(data):
         raise ValueError("a table ends behind its frame")
@@ -139,7 +142,7 @@ def _read_table(data: bytes, at: int) -> tuple[dict[str, object], int]:
             at = stop + 5 + _U32.unpack_from(data, stop + 1)[0]
             table[name] = _long_text(data[stop + 5 : at])
         else:
-            table[name], at = _read_value(kind, data, stop + 1)
+            table[name], at = _read_value(kind, data, stop + 1, depth)
     return table, end
 
 
@@ -150,13 +153,15 @@ def _long_text(value: bytes) -> str | bytes:
         return value
 
 
-def _read_value(kind: int, data: bytes, at: int) -> tuple[object, int]:
+def _read_value(kind: int, data: bytes, at: int, depth: int) -> tuple[object, int]:
     fixed = _FIXED.get(kind)
     if fixed is not None:
         layout, convert = fixed
         return convert(*layout.unpack_from(data, at)), at + layout.size
+    if depth == _DEEPEST:
+        raise ValueError("header fields are nested too deeply")
     if kind == 0x46:  # F
-        return _read_table(data, at)
+        return _read_table(data, at, depth + 1)
     if kind == 0x56:  # V
         return None, at
     if kind not in b"SxA":
@@ -171,7 +176,7 @@ def _read_value(kind: int, data: bytes, at: int) -> tuple[object, int]:
         return data[at:end], end
     values: list[object] = []
     while at < end:
-        value, at = _read_value(data[at], data, at + 1)
+        value, at = _read_value(data[at], data, at + 1, depth + 1)
         values.append(value)
     return values, end
 
@@ -233,8 +238,8 @@ def write_properties(properties: Any) -> bytes:
 def write_short(value: str) -> bytes:
     """Return a text of at most 255 bytes (ValueError when it is longer)."""
     data = value.encode()
-    if len(data) > _SHORT_MAX:
-        raise ValueError(f"{value[:40]!r}… has {len(data)} bytes, AMQP allows {_SHORT_MAX} here")
+    if len(data) > SHORT_MAX:
+        raise ValueError(f"{value[:40]!r}… has {len(data)} bytes, AMQP allows {SHORT_MAX} here")
     return _U8.pack(len(data)) + data
 
 

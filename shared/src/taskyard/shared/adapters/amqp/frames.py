@@ -38,6 +38,8 @@ _TAG: Final = Struct(">QB")
 _U8: Final = Struct("B")
 _ACK_FRAME: Final = Struct(">BHLLQBB")
 _HEADER_HEAD: Final = Struct(">BHLHHQ")
+#: What a content header needs of its frame besides the properties, in bytes.
+HEADER_OVERHEAD: Final = 12
 
 _STRUCT_ERROR: Final = struct.error
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+from taskyard.shared.broker import ORPHANS
 from taskyard.shared.errors import ConfigurationError
 
 #: AMQP 0-9-1 carries names and routing keys as short strings.
@@ -70,7 +71,9 @@ class Names:
         return f"{self.prefix}.parked"
 
     def parked_queue(self, queue: str) -> str:
-        """Parking lot of `queue`."""
+        """Parking lot of `queue`; that of `ORPHANS` is the orphans' queue."""
+        if queue == ORPHANS:
+            return self.orphaned
         return _bounded(f"{self.prefix}.parked.{queue}")
 
     @cached_property

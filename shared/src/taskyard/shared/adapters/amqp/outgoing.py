@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from taskyard.shared.adapters.amqp import ladder, wire
 from taskyard.shared.adapters.amqp.fields import write_properties
+from taskyard.shared.logs import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from taskyard.shared.adapters.amqp.names import Names
     from taskyard.shared.clock import Clock
     from taskyard.shared.envelope import Envelope
+
+
+_log = get_logger(__name__)
+
+#: What properties may take where the broker has not said how large a frame may be (its default).
+_DEFAULT_ROOM: Final = 131_072 - 32
+#: Characters left of a parked job's texts, and of a foreign header, where all would not fit.
+_SHORT: Final = 500
 
 
 class Outgoing:
@@ -54,6 +67,8 @@ class Maker:
         self._clock = clock
         self._nonce = secrets.token_hex(8)
         self._count = 0
+        self.room_bytes = _DEFAULT_ROOM
+        """Most bytes of properties: AMQP has no way to spread them over frames."""
 
     def job(self, envelope: Envelope) -> Outgoing:
         """Make a job ready, for its queue or for the ladder."""
@@ -87,7 +102,7 @@ class Maker:
             item.properties = write_properties(own)
         except ValueError as error:
             item.problem = str(error)
-        return item
+        return self._checked(item)
 
     def _message_id(self) -> str:
         self._count += 1
@@ -97,10 +112,45 @@ class Maker:
         message_id = self._message_id()
         item = Outgoing(exchange, key, b"", envelope.body, message_id)
         item.queue = envelope.queue
+        now_ms = self._clock.now_ms()
         try:
-            item.properties = wire.encode(
-                envelope, message_id, self._clock.now_ms(), with_queue=with_queue
-            )
+            item.properties = wire.encode(envelope, message_id, now_ms, with_queue=with_queue)
+            for smaller in _smaller(envelope):
+                if len(item.properties) <= self.room_bytes:
+                    break
+                item.properties = wire.encode(smaller, message_id, now_ms, with_queue=with_queue)
         except (ValueError, AttributeError, TypeError) as error:
             item.problem = f"the job cannot be written as AMQP: {error}"
+        return self._checked(item)
+
+    def _checked(self, item: Outgoing) -> Outgoing:
+        """Refuse what would cost the connection: the broker closes it over a frame too large."""
+        size = len(item.properties)
+        if size > self.room_bytes and not item.problem:
+            item.problem = (
+                f"its headers have {size} bytes; this broker takes {self.room_bytes} (frame_max)"
+            )
         return item
+
+
+def _smaller(envelope: Envelope) -> Iterator[Envelope]:
+    """Yield ever smaller forms of a job: its history goes before other programs' headers."""
+    parking = envelope.parking
+    if parking is not None:
+        if parking.error is not None:
+            error = msgspec.structs.replace(
+                parking.error, traceback="", message=parking.error.message[:_SHORT]
+            )
+            parking = msgspec.structs.replace(parking, error=error)
+        parking = msgspec.structs.replace(parking, detail=parking.detail[:_SHORT])
+        envelope = msgspec.structs.replace(envelope, parking=parking)
+        yield envelope
+    if envelope.extra:
+        _log.warning(
+            "large foreign headers left out of a job: they do not fit into a frame",
+            job_id=envelope.id,
+            queue=envelope.queue,
+        )
+        kept = {name: value for name, value in envelope.extra.items() if len(repr(value)) < _SHORT}
+        yield msgspec.structs.replace(envelope, extra=kept)
+        yield msgspec.structs.replace(envelope, extra=None)

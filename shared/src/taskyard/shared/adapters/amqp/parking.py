@@ -14,11 +14,14 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from taskyard.shared.adapters.amqp import wire
 from taskyard.shared.adapters.amqp.channel import NOT_FOUND, Channel, ChannelClosed
 from taskyard.shared.adapters.amqp.consumer import EXACT_COUNTS
 from taskyard.shared.adapters.amqp.intake import Intake
-from taskyard.shared.broker import PARKED_BATCH, ParkedJob
+from taskyard.shared.broker import ORPHANS, PARKED_BATCH, ParkedJob
+from taskyard.shared.envelope import Parking
 from taskyard.shared.errors import Unavailable, UnknownQueue
 
 if TYPE_CHECKING:
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from taskyard.shared.adapters.amqp.intake import Token
     from taskyard.shared.adapters.amqp.link import Link
     from taskyard.shared.broker import Delivery, Selection
+
+_ORPHANED: Final = Parking(reason="unroutable", detail="its queue did not exist any more")
 
 #: The most that RabbitMQ hands to one consumer of a quorum queue.
 _PER_CONSUMER: Final = 2000
@@ -57,8 +62,7 @@ async def parked(core: Core, queue: str) -> AsyncGenerator[ParkedJob, None]:
     position = 0
     async with _Lot(core, queue) as lot:
         while (message := await lot.next()) is not None:
-            delivery = wire.decode(message.properties, message.body, queue=queue)
-            yield ParkedJob(envelope=delivery.envelope, position=position)
+            yield ParkedJob(envelope=lot.delivery(message).envelope, position=position)
             position += 1
 
 
@@ -81,13 +85,7 @@ async def take_parked(
     batch: list[Delivery] = []
     async with _Lot(core, queue) as lot:
         while (message := await lot.next()) is not None:
-            delivery = wire.decode(
-                message.properties,
-                message.body,
-                queue=queue,
-                redelivered=message.redelivered,
-                token=lot.arrived(message),
-            )
+            delivery = lot.delivery(message, lot.arrived(message))
             if not select.matches(delivery.envelope):
                 continue
             batch.append(delivery)
@@ -213,6 +211,20 @@ class _Lot:
                 return None  # the others are in someone's hands
         self._count -= 1
         return self._arrived.popleft()
+
+    def delivery(self, message: Message, token: Token | None = None) -> Delivery:
+        """Read a message of this lot."""
+        orphan = self._queue == ORPHANS
+        found = wire.decode(
+            message.properties,
+            message.body,
+            queue=None if orphan else self._queue,
+            redelivered=message.redelivered,
+            token=token,
+        )
+        if orphan and found.envelope.parking is None:
+            found.envelope = msgspec.structs.replace(found.envelope, parking=_ORPHANED)
+        return found
 
     def arrived(self, message: Message) -> Token:
         """Return what settles a message; called for each, in order."""

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 from taskyard.shared.adapters.amqp.channel import ChannelClosed
 from taskyard.shared.adapters.amqp.fields import properties
 from taskyard.shared.adapters.amqp.flight import Flight
-from taskyard.shared.adapters.amqp.frames import content_frames, publish_frame, writes
+from taskyard.shared.adapters.amqp.frames import (
+    HEADER_OVERHEAD,
+    content_frames,
+    publish_frame,
+    writes,
+)
 from taskyard.shared.adapters.amqp.outgoing import Maker, Outgoing, Raw
 from taskyard.shared.broker import Connected, Lost, PublishStatus, Receipt
 from taskyard.shared.errors import Unavailable
@@ -302,6 +307,7 @@ class Publisher:
                 continue
             self._next_tag = self._lowest = 1
             self._methods.clear()
+            self.make.room_bytes = channel.connection.body_max - HEADER_OVERHEAD
             channel.on_close.append(self._on_close)
             self._channel = channel
             self._wake()

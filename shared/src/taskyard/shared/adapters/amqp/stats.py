@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from taskyard.shared.adapters.amqp.channel import ChannelClosed
 from taskyard.shared.adapters.amqp.survey import Questions
-from taskyard.shared.broker import QueueStats
+from taskyard.shared.broker import ORPHANS, QueueStats
 from taskyard.shared.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -31,6 +31,10 @@ async def read_stats(core: Core, queues: Collection[str]) -> Mapping[str, QueueS
     try:
         async with Questions(await core.reader()) as questions:
             for queue in queues:
+                if queue == ORPHANS:
+                    lot = await questions.depth(core.names.orphaned)
+                    seen[queue] = ((0, 0) if lot else None, lot[0] if lot else 0)
+                    continue
                 depth = await questions.depth(core.names.work_queue(queue))
                 lot = await questions.depth(core.names.parked_queue(queue)) if depth else None
                 seen[queue] = (depth, lot[0] if lot else 0)

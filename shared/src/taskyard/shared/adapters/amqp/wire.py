@@ -10,13 +10,16 @@ from struct import Struct
 from typing import Any, Final
 
 from taskyard.shared import wire
-from taskyard.shared.adapters.amqp.fields import intern_header, write_short, write_table
+from taskyard.shared.adapters.amqp.fields import SHORT_MAX, intern_header, write_short, write_table
 from taskyard.shared.broker import Delivery
 from taskyard.shared.envelope import JSON, Envelope, mint_id
 from taskyard.shared.priority import HIGHEST, NORMAL
 
 #: How often earlier hand-overs failed, on quorum queues that count just that (4.3 and later).
 _FAILURES: Final = "x-delivery-count"
+
+#: Characters that fit into a short text whatever they are.
+_SURELY_SHORT: Final = SHORT_MAX // 4
 
 _FLAGS: Final = 0x8000 | 0x2000 | 0x1000 | 0x0800 | 0x0400 | 0x0080 | 0x0040
 _TYPE: Final = 0x0020
@@ -103,6 +106,8 @@ def decode(
     kind = properties.type
     if kind:
         task = kind
+    if task and len(task) > _SURELY_SHORT and len(task.encode()) > SHORT_MAX:
+        task, defect = _cut(task), defect or f"the task's name is longer than {SHORT_MAX} bytes"
     if not task:
         defect = defect or f"no task is named (property type, or header {wire.TASK})"
     encoding = properties.content_encoding
@@ -110,7 +115,9 @@ def decode(
         defect = defect or f"the content encoding {encoding!r} is not read"
     if queue is not None:
         fields["queue"] = queue
-    job_id = properties.correlation_id
+    job_id, kind, app = properties.correlation_id, properties.content_type, properties.app_id
+    if job_id and len(job_id) > _SURELY_SHORT:
+        job_id = _cut(job_id)
     priority = fields.pop("priority", properties.priority)
     timestamp = properties.timestamp
     if timestamp is not None and "enqueued_ms" not in fields and timestamp < 1 << 40:
@@ -124,9 +131,9 @@ def decode(
             id=job_id or mint_id(),
             task=task or "",
             body=body,
-            content_type=properties.content_type or JSON,
+            content_type=_cut(kind) if kind else JSON,
             priority=NORMAL if priority is None else min(priority, HIGHEST),
-            app=properties.app_id,
+            app=_cut(app) if app else app,
             message_id=properties.message_id or "",
             **fields,
         ),
@@ -136,3 +143,10 @@ def decode(
         defect=defect,
         token=token,
     )
+
+
+def _cut(text: str) -> str:
+    """Cut what grew beyond a short text of AMQP when its invalid UTF-8 was replaced."""
+    if len(text) <= _SURELY_SHORT:
+        return text
+    return text.encode()[:SHORT_MAX].decode(errors="ignore")

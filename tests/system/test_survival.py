@@ -1,0 +1,143 @@
+"""Everything dies, or the broker is full: nothing is lost, and nobody hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections import Counter
+
+import pytest
+
+from support.eventually import eventually
+from support.process import Program
+from support.rig import QUEUE, Rig
+from taskyard.shared import PartialSendError, PublishTimeout
+
+pytestmark = [pytest.mark.system, pytest.mark.slow]
+
+MIB = 2**20
+
+SENDER = """
+import sys
+from taskyard.producer import Producer
+from taskyard.shared import Job
+
+producer = Producer()
+jobs = [
+    Job(queue="default", task="record", args={"path": sys.argv[1], "line": str(n)})
+    for n in range(1000)
+]
+print("sent", len(producer.send_many(jobs)), flush=True)
+sys.stdin.read()
+import time
+time.sleep(600)
+"""
+
+
+@pytest.mark.breaks_broker
+async def test_a_thousand_jobs_outlive_everybody(broker_url, taskyard, tmp_path):
+    """ZS-30, BS-19, promise 1: sender, worker and broker are killed with SIGKILL, one after another,
+    the worker in mid-work: every job runs, and what ran twice says so in its deliveries.
+    """
+    script = tmp_path / "sender.py"
+    script.write_text(SENDER)
+    rig = Rig(broker_url, taskyard, tmp_path)
+    async with rig:
+        pass
+    argv = [sys.executable, str(script), str(rig.notes)]
+    with Program(argv, log=tmp_path / "sender.log", env=rig.env()) as sender:
+        await sender.wait_line("sent 1000", within=30)
+        sender.kill()
+        await sender.wait_exit()
+    first = taskyard("worker", "taskyard.workers.selftest", env=rig.env(), cwd=tmp_path)
+    await rig.noted(100)
+    first.kill()
+    await first.wait_exit()
+    await broker_url.kill_broker()
+    async with Rig(broker_url, taskyard, tmp_path) as again:
+        await again.worker()
+
+        def all_ran() -> bool:
+            return len({run["line"] for run in again.seen()}) == 1000
+
+        await eventually(all_ran, within=60, every=0.2)
+        await again.emptied()
+        runs = again.seen()
+        assert {run["line"] for run in runs} == {str(n) for n in range(1000)}
+        assert len({run["job"] for run in runs}) == 1000
+        number = Counter(run["job"] for run in runs)
+        # At most what the killed worker held: its slots, and what it had not yet settled.
+        assert sum(number.values()) - 1000 <= 300
+        assert max(number.values()) <= 2
+        assert {run["attempt"] for run in runs} == {1}
+
+
+@pytest.mark.breaks_broker
+@pytest.mark.timeout(300)
+@pytest.mark.server_only
+async def test_a_minute_of_memory_alarm_under_load(broker_url, taskyard, tmp_path):
+    """Promise 7: 60 s of alarm during load, one job in ten retried: the worker drains the queue in
+    flat memory, no send outlives its deadline, and afterwards everything completes.
+    """
+    rig = Rig(broker_url, taskyard, tmp_path, ledger=True)
+    node = broker_url.own_node()
+    load = 12_000
+    retries = {"retry": {"times": 1, "in_seconds": 0.2}}
+
+    def some(n: int):
+        if n % 10:
+            return rig.job("noop", {"n": n})
+        return rig.job("retry", retries["retry"])
+
+    async with rig:
+        for start in range(0, load, 4_000):
+            await rig.send(*(some(n) for n in range(start, start + 4_000)))
+        worker = await rig.worker("--concurrency", "20")
+
+        async def ended(task: str, outcome: str) -> float:
+            return await rig.metric(worker, "jobs_finished_total", task=task, outcome=outcome)
+
+        async def busy() -> bool:
+            return await ended("noop", "succeeded") > 500
+
+        await eventually(busy, within=20)
+        await asyncio.to_thread(node.set_memory_alarm, on=True)
+        since = time.monotonic()
+        await worker.wait_line("takes no publishes", within=20)
+        early = worker.proportional_bytes()
+
+        late: list[float] = []
+        unknown: list[str] = []
+        while time.monotonic() - since < 60:
+            jobs, begun = [rig.job("noop", {"n": 0}) for _ in range(5)], time.monotonic()
+            try:
+                await rig.send(*jobs)
+            except (PublishTimeout, PartialSendError):
+                unknown.extend(job.id for job in jobs)
+            late.append(time.monotonic() - begun)
+        assert max(late) < 12, late
+        assert unknown
+
+        stats = (await rig.broker.stats([QUEUE]))[QUEUE]
+        # Retries wait for the end of the alarm, and hold no more than slots and extra credit.
+        assert stats.ready <= 1_300, stats
+        assert await ended("noop", "succeeded") >= (load * 0.9) * 0.9
+        assert worker.proportional_bytes() - early < 40 * MIB
+        assert (await rig.probe(worker, "/livez")).status_code == 200
+
+        await asyncio.to_thread(node.set_memory_alarm, on=False)
+
+        async def complete() -> bool:
+            retried = await ended("retry", "retried"), await ended("retry", "succeeded")
+            return (
+                retried == (load / 10, load / 10) and await ended("noop", "succeeded") >= load * 0.9
+            )
+
+        await eventually(complete, within=60, every=0.3)
+        await rig.emptied(within=30)
+        # Afterwards a send is as quick as ever, and its job runs.
+        await rig.send(rig.note("afterwards"))
+        await rig.noted(1)
+        assert await rig.metric(worker, "unrecorded_total") == 0
+        assert [job async for job in rig.broker.parked(QUEUE)] == []
