@@ -80,10 +80,12 @@ async def test_a_cut_connection_is_a_lost_lock(amqp_url: str) -> None:
         rival = await site.open()
         holder = await site.open(proxy.url(amqp_url), lock_heartbeat_s=2.0)
         lease = await holder.lock("cut", ME)
+        assert not isinstance(lease, Held)
         proxy.cut()
         async with asyncio.timeout(2):
             await lease.wait_lost()
         lease = await eventually(lambda: holder.lock("silent", ME), within=10)
+        assert not isinstance(lease, Held)
         proxy.stall()
         winner = asyncio.create_task(taken(rival, "silent", within=20))
         async with asyncio.timeout(5):

@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +21,7 @@ from support.rabbitmq import Node
 from taskyard.shared.adapters.amqp import connect
 from taskyard.shared.adapters.amqp.broker import AmqpBroker
 from taskyard.shared.broker import (
+    Broker,
     BrokerOptions,
     Held,
     Owner,
@@ -95,13 +96,13 @@ def jobs(queue: str, count: int, **fields: Any) -> list[Envelope]:
     ]
 
 
-async def publish(broker: AmqpBroker, envelopes: Sequence[Envelope]) -> None:
+async def publish(broker: Broker, envelopes: Sequence[Envelope]) -> None:
     """Publish jobs that must be confirmed."""
     receipts = await broker.publish(envelopes, deadline_s=DEADLINE_S)
     assert {receipt.status for receipt in receipts} == {PublishStatus.CONFIRMED}
 
 
-async def park(broker: AmqpBroker, queue: str, count: int, *, reason: str = "held") -> list[str]:
+async def park(broker: Broker, queue: str, count: int, *, reason: str = "held") -> list[str]:
     """Park new jobs of all priorities and return their ids, the longest parked first."""
     sent = [
         msgspec.structs.replace(envelope, priority=(n * 7 + 3) % 10)
@@ -129,7 +130,7 @@ async def park(broker: AmqpBroker, queue: str, count: int, *, reason: str = "hel
     return order
 
 
-async def browse(broker: AmqpBroker, queue: str) -> list[str]:
+async def browse(broker: Broker, queue: str) -> list[str]:
     """Return the ids in a parking lot, in its order."""
     return [found.envelope.id async for found in broker.parked(queue)]
 
@@ -201,5 +202,9 @@ async def _release(url: str, queue: str, count: str) -> None:
 
 
 if __name__ == "__main__":
-    _ACTS = {"lock": _lock, "browse": _browse, "release": _release}
+    _ACTS: dict[str, Callable[..., Coroutine[None, None, None]]] = {
+        "lock": _lock,
+        "browse": _browse,
+        "release": _release,
+    }
     asyncio.run(_ACTS[sys.argv[1]](*sys.argv[2:]))

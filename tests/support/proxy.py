@@ -129,6 +129,7 @@ class Proxy:
 
     def _forget(self, link: _Link, task: asyncio.Task[None]) -> None:
         del self._links[link]
+        link.abandon()
         if not task.cancelled():
             # Raises what went wrong in the proxy itself, for the loop to report.
             task.result()
@@ -156,6 +157,11 @@ class _Link:
     def lose_server(self) -> None:
         if self._flow is not None:
             self._flow.cancel()
+
+    def abandon(self) -> None:
+        """Close what is left open: a task that is cancelled before it began closes nothing."""
+        _close(self._client, reset=True)
+        _close(self._server, reset=True)
 
     async def run(self) -> None:
         reset = True

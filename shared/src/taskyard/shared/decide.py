@@ -139,4 +139,5 @@ def _carried(text: str, limit: int) -> str:
 
 
 def _spent(failed: int, info: ErrorInfo) -> str:
-    return f"{failed} attempt{'s' if failed != 1 else ''} failed, the last with {info.type}: {info.message[:200]}"
+    attempts = "1 attempt" if failed == 1 else f"{failed} attempts"
+    return f"{attempts} failed, the last with {info.type}: {info.message[:200]}"

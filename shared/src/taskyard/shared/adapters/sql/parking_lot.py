@@ -37,7 +37,7 @@ async def browse(engine: Engine, queue: str) -> AsyncGenerator[ParkedJob, None]:
 async def take(
     engine: Engine, presence: Presence, queue: str, select: Selection
 ) -> AsyncGenerator[Sequence[Delivery], None]:
-    """Yield matching jobs as ours, a page at a time; what is not settled when the iteration ends goes back."""
+    """Yield matching jobs as ours, a page at a time; what is not settled at the end goes back."""
     fence = presence.next_fence()
     after, left = 0, select.limit
     try:
