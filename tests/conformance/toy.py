@@ -1,4 +1,4 @@
-"""A toy adapter, to show how little one needs: lists in memory, and four rooms refused in words.
+"""A toy adapter, to show how little one needs: lists in memory, and five rooms refused in words.
 
 It is a broker for one event loop only: `ToyServer` plays the server, a `ToyBroker` one process.
 """
@@ -35,7 +35,6 @@ class ToyServer:
 
     jobs: dict[str, list[Kept]] = field(default_factory=dict)
     lots: dict[str, list[Kept]] = field(default_factory=dict)
-    inboxes: dict[str, list[bytes]] = field(default_factory=dict)
     bell: asyncio.Event = field(default_factory=asyncio.Event)
 
     def ring(self) -> None:
@@ -93,27 +92,6 @@ class Holder:
                 self.lane[place] = Kept(kept.envelope, self.lane, failures=kept.failures + 1)
 
 
-@dataclass(eq=False)
-class ToyInbox:
-    """An address for replies."""
-
-    server: ToyServer
-    address: str = field(default_factory=mint_id)
-
-    async def take(self) -> list[bytes]:
-        while not (mail := self.server.inboxes.get(self.address, [])):
-            if self.address not in self.server.inboxes:
-                return []
-            await self.server.bell.wait()
-        got = mail.copy()
-        mail.clear()
-        return got
-
-    async def close(self) -> None:
-        self.server.inboxes.pop(self.address, None)
-        self.server.ring()
-
-
 class ToyBroker(Partial):
     """One process's handle. What `Partial` inherits is refused with these reasons."""
 
@@ -123,13 +101,13 @@ class ToyBroker(Partial):
         feed=refused("a toy keeps no history"),
         control=refused("a toy takes no orders"),
         lock=refused("a toy is alone in its box"),
+        replies=refused("a toy does not answer"),
         lease=SUPPLIED,
     )
 
     def __init__(self, server: ToyServer) -> None:
         self.server, self.is_open = server, False
         self.holders: list[Holder] = []
-        self.mail: list[ToyInbox] = []
 
     @property
     def connected(self) -> bool:
@@ -142,8 +120,6 @@ class ToyBroker(Partial):
         self.is_open = False
         for holder in self.holders:
             holder.give_back()
-        for inbox in self.mail:
-            await inbox.close()
         self.server.ring()
 
     crash = close
@@ -195,8 +171,6 @@ class ToyBroker(Partial):
             self._keep(copy, self.server.jobs)
         if settlement.park is not None:
             self._keep(settlement.park, self.server.lots)
-        for address, body in settlement.replies:
-            self.server.inboxes.get(address, []).append(body)
         kept.lane.remove(kept)
         return SettleStatus.SETTLED
 
@@ -214,11 +188,6 @@ class ToyBroker(Partial):
             yield [holder.claim(kept) for kept in meant[: select.limit]]
         finally:
             holder.give_back()
-
-    async def inbox(self) -> ToyInbox:
-        self.mail.append(ToyInbox(self.server))
-        self.server.inboxes[self.mail[-1].address] = []
-        return self.mail[-1]
 
     async def stats(self, queues: Collection[str]) -> Mapping[str, QueueStats]:
         return {name: self._stats(name) for name in queues}

@@ -186,7 +186,7 @@ async def test_a_lost_connection_is_said_and_following_again_works(
 
         following = asyncio.create_task(follow())
         await eventually(lambda: positions, hint="the log followed")
-        await on_disk(private_node)
+        await on_disk(private_node.blocking)
         await private_node.kill_and_start()
         with pytest.raises(ControlUnavailable):
             async with asyncio.timeout(30):

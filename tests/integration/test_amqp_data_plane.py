@@ -350,6 +350,24 @@ async def test_late_deliveries_of_a_stopped_consumer_are_not_charged(open_broker
     assert not any(each.redelivered for each in back)
 
 
+async def test_stopping_while_the_last_job_ends_charges_nobody(open_broker: Open) -> None:
+    """The channel stays open until the broker has said that no more is on its way (BS-09)."""
+    broker = await open_broker()
+    await set_up(broker, "work")
+    await broker.publish([job() for _ in range(1500)], deadline_s=DEADLINE_S)
+    for _ in range(60):
+        consumer = await broker.consume("work", credit=5)
+        batch = await consumer.take()
+        ending = asyncio.create_task(settle(broker, batch))
+        rest = await consumer.stop()
+        await ending
+        await settle(broker, rest)
+        for delivery in (*batch, *rest):
+            # A queue that counts failed hand-overs tells a return from one.
+            counts = delivery.failures is not None
+            assert delivery.failures == 0 if counts else not delivery.redelivered
+
+
 @asynccontextmanager
 async def tls_in_front(url: str, folder: Path) -> AsyncIterator[tuple[str, Path]]:
     """Terminate TLS before a broker; yields the `amqps` URL and the certificate's file."""

@@ -170,7 +170,7 @@ async def test_a_lot_survives_the_broker(private_amqp_url: str, private_node) ->
         parked = await park(broker, "default", 50)
         looking = broker.parked("default")
         await anext(looking)
-        await on_disk(private_node)
+        await on_disk(private_node.blocking)
         await private_node.kill_and_start()
         with suppress(TaskyardError):
             async for _ in looking:
@@ -180,3 +180,18 @@ async def test_a_lot_survives_the_broker(private_amqp_url: str, private_node) ->
             return await browse(broker, "default") == parked
 
         await eventually(again, within=60, hint="the lot as it was")
+
+
+async def test_what_is_released_is_gone_even_where_other_jobs_stay(amqp_url: str) -> None:
+    """Hundreds of acks that cannot be one reach the queue before their channel closes.
+
+    A quorum queue's channel keeps acks beyond the 32nd for later, and loses them when it ends.
+    """
+    async with Site(amqp_url) as site:
+        broker = await site.set_up("default")
+        stays = await park(broker, "default", 1)
+        parked = await park(broker, "default", 300)
+        for start_at in (0, 100, 200):
+            chosen = parked[start_at : start_at + 100]
+            assert await release(broker, "default", Selection(ids=frozenset(chosen))) == chosen
+            assert await browse(broker, "default") == stays + parked[start_at + 100 :]

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from support.amqp_site import NOWHERE, browse, jobs, park, publish
+from support.amqp_site import NOWHERE, browse, jobs, on_disk, park, publish
 from support.broker import BrokerUnderTest
 from support.eventually import eventually
 from support.fixtures import StartTaskyard
@@ -395,13 +395,16 @@ async def test_what_was_done_survives_the_broker(operator: Operator) -> None:
     parked = await park(broker, "mail", 5)
     await operator.run("queues", "pause", "checkout")
     await operator.run("jobs", "cancel", "some-job")
-    node = operator.target.node
-    if node is not None and node.version_tuple < (4, 0):
-        node.ctl("eval", "mnesia:sync_log().")
+    if operator.target.node is not None:
+        await on_disk(operator.target.node)
     await operator.target.kill_broker()
     later = await operator.open()
-    found = await intents(later)
-    assert found.pause_of("checkout", later.now_ms()) is not None
-    assert found.cancel_of("some-job") is not None
-    assert await browse(later, "mail") == parked
+
+    async def there() -> bool:
+        found = await intents(later)
+        assert found.pause_of("checkout", later.now_ms()) is not None
+        assert found.cancel_of("some-job") is not None
+        return await browse(later, "mail") == parked
+
+    await eventually(there, within=60, hint="all as it was")
     await operator.run("broker", "verify", "shop")

@@ -37,7 +37,7 @@ time.sleep(600)
 @pytest.mark.breaks_broker
 async def test_a_thousand_jobs_outlive_everybody(broker_url, taskyard, tmp_path):
     """ZS-30, BS-19, promise 1: sender, worker and broker are killed with SIGKILL, one after another,
-    the worker in mid-work: every job runs, and what ran twice says so in its deliveries.
+    the worker in mid-work: every job runs, at worst a second time.
     """
     script = tmp_path / "sender.py"
     script.write_text(SENDER)
@@ -66,8 +66,7 @@ async def test_a_thousand_jobs_outlive_everybody(broker_url, taskyard, tmp_path)
         assert {run["line"] for run in runs} == {str(n) for n in range(1000)}
         assert len({run["job"] for run in runs}) == 1000
         number = Counter(run["job"] for run in runs)
-        # At most what the killed worker held: its slots, and what it had not yet settled.
-        assert sum(number.values()) - 1000 <= 300
+        # At least once: a killed broker may have forgotten acknowledgements that were not on disk.
         assert max(number.values()) <= 2
         assert {run["attempt"] for run in runs} == {1}
 
@@ -81,8 +80,8 @@ async def test_a_minute_of_memory_alarm_under_load(broker_url, taskyard, tmp_pat
     """
     rig = Rig(broker_url, taskyard, tmp_path, ledger=True)
     node = broker_url.own_node()
-    # Retries wait with their delivery, 256 of them beside the slots: this many jobs can drain.
-    load, retries = 2_400, 240
+    # Retries wait with their delivery, beside the slots: many times what the slots could hold.
+    load, retries = 6_000, 600
 
     def some(n: int) -> Job[Any]:
         if n % (load // retries):
@@ -91,7 +90,7 @@ async def test_a_minute_of_memory_alarm_under_load(broker_url, taskyard, tmp_pat
 
     async with rig:
         await rig.send(*map(some, range(load)))
-        worker = await rig.worker("--concurrency", "20")
+        worker = await rig.worker("--concurrency", "40")
 
         async def ended(task: str, outcome: str) -> float:
             return await rig.metric(worker, "jobs_finished_total", task=task, outcome=outcome)

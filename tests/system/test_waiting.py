@@ -84,20 +84,36 @@ async def test_a_month_survives_a_restart(rig):
     """LQ-06, promise 1: a delay of 30 days is accepted and is there after `kill -9` and a restart of
     the broker; a short one, sent beside it, comes when it is due, and no sooner.
     """
+
+    async def life(number: int) -> None:
+        """Let a worker run one job that is ready; a broker is killed in use, not in its set-up."""
+        async with Rig(rig.target, rig._start, rig.folder) as now:
+            worker = await now.worker()
+            await now.send(now.note("ready"))
+            await eventually(lambda: len({run["job"] for run in now.seen()}) == number)
+            worker.terminate()
+            assert await worker.wait_exit() == 0
+
     async with rig:
-        await rig.send(
-            rig.note("in a month", delay="30d"), rig.note("soon", delay=20), rig.note("now")
-        )
+        await rig.send(rig.note("in a month", delay="30d"), rig.note("soon", delay=25))
+    await life(1)
     await rig.target.kill_broker()
-    async with Rig(rig.target, rig._start, rig.folder) as between:
-        worker = await between.worker()
-        await between.noted(1)
-        worker.terminate()
-        assert await worker.wait_exit() == 0
+    await life(2)
     await rig.target.restart_broker()
     async with Rig(rig.target, rig._start, rig.folder) as again:
         await again.worker()
-        runs = await again.noted(2, within=40)
-        assert [run["line"] for run in runs] == ["now", "soon"]
-        assert runs[1]["started"] >= runs[1]["due"]
-        assert await delayed(again) == 1
+
+        def came() -> bool:
+            return bool([run for run in again.seen() if run["line"] == "soon"])
+
+        await eventually(came, within=40)
+        runs = again.seen()
+        # A killed broker may have forgotten an acknowledgement, never a job.
+        assert {run["line"] for run in runs} == {"ready", "soon"}
+        assert len({run["job"] for run in runs}) == 3
+        assert all(run["started"] >= run["due"] for run in runs)
+
+        async def one_left() -> bool:
+            return await delayed(again) == 1
+
+        await eventually(one_left, within=20, every=0.5)

@@ -166,3 +166,10 @@ def test_a_park_keeps_everything_and_says_why():
     assert parked.parking is not None
     assert (parked.parking.reason, parked.parking.at_ms) == ("expired", NOW)
     assert (parked.priority, parked.app, parked.id) == (7, "shop", "j")
+
+
+def test_encrypted_arguments_are_parked_as_such() -> None:
+    """A worker without the key neither runs the job nor calls its arguments invalid."""
+    admission = decide(content_type="application/vnd.taskyard.encrypted")
+    assert isinstance(admission, Park)
+    assert admission.reason is ParkReason.UNDECRYPTABLE

@@ -65,7 +65,7 @@ def _state(broker: Broker) -> list[Finding]:
                 "free its memory or disk; workers go on draining",
             )
         )
-    for name in ("priorities", "delay", "feed", "control", "lock", "lease"):
+    for name in ("priorities", "delay", "feed", "control", "lock", "replies", "lease"):
         capability = getattr(broker.capabilities, name)
         if not capability:
             found.append(Finding("warning", f"{name}: {capability.note}"))

@@ -63,6 +63,7 @@ class Capabilities:
         feed: the lifecycle feed.
         control: the durable control log.
         lock: named locks that die with their holder.
+        replies: addresses for outcomes, so that `result()` works.
         lease: settles are fenced: a delivery that was given to another cannot be settled.
         max_ttr_s: the longest time to run that the broker lets a delivery live; None: any.
 
@@ -73,6 +74,7 @@ class Capabilities:
     feed: Capability = NATIVE
     control: Capability = NATIVE
     lock: Capability = NATIVE
+    replies: Capability = NATIVE
     lease: Capability = NATIVE
     max_ttr_s: float | None = None
 
@@ -542,7 +544,7 @@ class Broker(Protocol):
         ...
 
     async def inbox(self) -> Inbox:
-        """Open an address for replies."""
+        """Open an address for replies (ConfigurationError where there are none)."""
         ...
 
     async def queues(self) -> Sequence[str]:

@@ -66,7 +66,7 @@ def decode_records(body: bytes) -> list[ControlRecord]:
     """Read a control message; a body that is not one counts as no records."""
     try:
         return _decoder.decode(body)
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except (msgspec.DecodeError, RecursionError):
         return []
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from taskyard.shared.decide import ttr_s_of
 from taskyard.shared.states import ParkReason
+from taskyard.shared.wire import ENCRYPTED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,8 +101,8 @@ def admit(
 
     """
     envelope = delivery.envelope
-    if delivery.defect is not None:
-        return Park(ParkReason.INVALID, delivery.defect)
+    if delivery.defect is not None or envelope.content_type == ENCRYPTED:
+        return _unreadable(delivery)
     if cancelled is not None:
         return Cancel(cancelled.by)
     handler = rules.handlers.get(envelope.task)
@@ -116,6 +117,12 @@ def admit(
     if envelope.ttr_ms is not None or delivery.redelivered or envelope.deliveries > 1:
         return _run(delivery, handler, rules, losses)
     return RUN
+
+
+def _unreadable(delivery: Delivery) -> Park:
+    if delivery.defect is not None:
+        return Park(ParkReason.INVALID, delivery.defect)
+    return Park(ParkReason.UNDECRYPTABLE, "its arguments are encrypted; this worker has no key")
 
 
 def _run(delivery: Delivery, handler: Handler, rules: Rules, losses: int) -> Admission:

@@ -28,8 +28,11 @@ _log = get_logger(__name__)
 
 #: Most settlements of one commit: enough to share a confirm, few enough to end within its deadline.
 BATCH: Final = 256
-#: Most deliveries that wait for the end of an alarm without taking credit from those that need not.
-EXTRA_CREDIT: Final = 256
+#: Most deliveries that wait for the end of an alarm without taking credit from those that need not
+#: (docs/decisions/0005-credit-under-an-alarm.md).
+EXTRA_CREDIT: Final = 2000
+#: Most bytes of bodies among them, so that memory stays flat also where bodies are large.
+HELD_BYTES: Final = 16 * 1024 * 1024
 #: Seconds before what could not be settled is tried again; doubled up to the longest.
 _RETRY_FIRST_S: Final = 0.1
 _RETRY_LONGEST_S: Final = 5.0
@@ -73,6 +76,8 @@ class Committer:
         self._flights: dict[asyncio.Task[None], Sequence[Settlement]] = {}
         self._turning = False
         self._idle = asyncio.Event()
+        self._held_of: Counter[str] = Counter()
+        self._held_bytes = 0
         self._told: Counter[str] = Counter()
         self._retry_s = _RETRY_FIRST_S
         self._retry: asyncio.TimerHandle | None = None
@@ -134,6 +139,8 @@ class Committer:
         if self._held and not self._broker.blocked:
             self._pending[:0] = self._held
             self._held.clear()
+            self._held_of.clear()
+            self._held_bytes = 0
 
     def _must_wait(self) -> bool:
         """One commit at a time; under an alarm the one that waits for a confirm is left behind."""
@@ -150,7 +157,7 @@ class Committer:
         records: list[FeedRecord] = []
         for settlement in batch:
             if settlement.publishes or (settlement.replies and len(self._held) < EXTRA_CREDIT):
-                self._held.append(settlement)
+                self._hold(settlement)
                 continue
             if settlement.record is not None:
                 records.append(settlement.record)
@@ -159,6 +166,12 @@ class Committer:
             # Before the acknowledgement: a record too many is a fact, one too few a gap.
             self._backlog.add(records)
         return plain
+
+    def _hold(self, settlement: Settlement) -> None:
+        envelope = settlement.delivery.envelope
+        self._held.append(settlement)
+        self._held_of[envelope.queue] += 1
+        self._held_bytes += len(envelope.body)
 
     # one commit
 
@@ -241,7 +254,9 @@ class Committer:
     def _tell(self) -> None:
         if not (self._held or self._told or self._flights):
             return
-        waiting: Counter[str] = Counter(s.delivery.envelope.queue for s in self._held)
+        if self._held_bytes > HELD_BYTES:
+            return  # what was given before stays given; more would cost memory
+        waiting = self._held_of.copy()
         if self._broker.blocked:
             for batch in self._flights.values():
                 waiting.update(s.delivery.envelope.queue for s in batch)

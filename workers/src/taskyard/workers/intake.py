@@ -18,7 +18,7 @@ _log = get_logger(__name__)
 
 #: Seconds between two tries to consume.
 _RETRY_S: Final = 0.5
-#: Credit is changed by so much at a time, so that an alarm does not mean a request per job.
+#: Credit is changed by at least so much, so that an alarm does not mean a request per job.
 _STEP: Final = 32
 
 
@@ -96,7 +96,10 @@ class Intake:
 
     def hold(self, held: int) -> None:
         """Make up for `held` deliveries that wait for the end of an alarm."""
-        extra = min(-(-held // _STEP) * _STEP, EXTRA_CREDIT)
+        # Coarser as it grows: each change is a consumer more on RabbitMQ, and what is given beyond
+        # `held` is fetched before its slot is free.
+        step = max(_STEP, 1 << held.bit_length() >> 2)
+        extra = min(-(-held // step) * step, EXTRA_CREDIT)
         if extra == self._extra:
             return
         self._extra = extra

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Delivery,
         FeedConsumer,
         Held,
+        Inbox,
         Lease,
         Owner,
         SetupSpec,
@@ -113,6 +114,10 @@ class Partial:
     async def lock(self, name: str, owner: Owner) -> Lease | Held:
         """Refuse (ConfigurationError)."""
         refuse("locks", self.capabilities.lock)
+
+    async def inbox(self) -> Inbox:
+        """Refuse (ConfigurationError)."""
+        refuse("addresses for replies", self.capabilities.replies)
 
     async def extend(self, delivery: Delivery, until_ms: int) -> bool:
         """Without leases a delivery stays ours for as long as its holder lives."""

@@ -6,9 +6,20 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import msgspec
+import pytest
 
 from taskyard.shared.broker import Settlement, SettleStatus
-from taskyard.shared.conformance.scene import Room, expect_nothing, job, publish, settle, take
+from taskyard.shared.conformance.scene import (
+    Room,
+    assert_in_words,
+    expect_nothing,
+    is_refused,
+    job,
+    publish,
+    settle,
+    take,
+)
+from taskyard.shared.errors import ConfigurationError
 from taskyard.shared.feed import Reply, decode_reply, encode_reply
 
 if TYPE_CHECKING:
@@ -25,6 +36,16 @@ async def letters(harness: Harness, inbox: Inbox, count: int) -> list[bytes]:
             assert batch, "the inbox ended"
             got.extend(batch)
     return got
+
+
+async def replies_refused(broker: Broker) -> bool:
+    """Tell whether replies are refused, and insist that they are in words."""
+    if not is_refused(broker.capabilities.replies):
+        return False
+    with pytest.raises(ConfigurationError) as caught:
+        await broker.inbox()
+    assert_in_words(caught.value, broker.capabilities.replies)
+    return True
 
 
 async def answer(
@@ -48,6 +69,8 @@ class Replies(Room):
         """What a worker answers arrives whole at the producer that asked (ZS-04)."""
         (queue,) = await harness.queues()
         producer, worker = await harness.open(), await harness.open()
+        if await replies_refused(producer):
+            return
         inbox = await producer.inbox()
         sent = Reply(job="j", attempt=1, outcome="succeeded", value=msgspec.Raw('"☃"'.encode()))
         await answer(harness, worker, queue, (inbox.address,), [encode_reply(sent)])
@@ -59,6 +82,8 @@ class Replies(Room):
         """Inboxes have addresses of their own, and replies do not stray (design §12)."""
         (queue,) = await harness.queues()
         one, two, worker = [await harness.open() for _ in range(3)]
+        if await replies_refused(one):
+            return
         first, second, third = await one.inbox(), await two.inbox(), await two.inbox()
         addresses = (first.address, second.address, third.address)
         assert len(set(addresses)) == 3
@@ -72,6 +97,10 @@ class Replies(Room):
         """A reply to an address that is gone is dropped, and the job settled (a best effort)."""
         (queue,) = await harness.queues()
         victim, producer, worker = [await harness.open() for _ in range(3)]
+        if await replies_refused(producer):
+            # A job that asks all the same, from elsewhere, is settled as any other.
+            await answer(harness, worker, queue, ("an-address-nobody-had",), [b"x"])
+            return
         dead, closed = await victim.inbox(), await producer.inbox()
         gone = closed.address
         await closed.close()
@@ -85,6 +114,8 @@ class Replies(Room):
         """`close` lets a waiting take return empty; so does closing the handle."""
         await harness.queues()
         broker = await harness.open()
+        if await replies_refused(broker):
+            return
         inbox, other = await broker.inbox(), await broker.inbox()
         takes = [asyncio.create_task(_take(each), name="take") for each in (inbox, other)]
         await harness.calm()

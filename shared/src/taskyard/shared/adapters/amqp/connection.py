@@ -186,6 +186,10 @@ class Connection(AsyncioConnection):  # type: ignore[misc]
             at = stop + 1
         self._rest = data[at:] if at < end else b""
 
+    def _on_connection_workflow_done(self, outcome: Any) -> None:
+        """Take the end of connecting, which pika reports by a class when it was aborted."""
+        super()._on_connection_workflow_done(outcome() if isinstance(outcome, type) else outcome)
+
     def _create_heartbeat_checker(self) -> Pulse | None:
         return Pulse(self, self.params.heartbeat) if self.params.heartbeat else None
 

@@ -72,6 +72,7 @@ class AmqpConsumer:
         self._counted = False
         self._present = False
         self._stopped = False
+        self._ended = False
         self._was_cancelled = False
         self._arrived: list[tuple[Message, Token]] = []
         self._waiter: asyncio.Future[None] | None = None
@@ -134,6 +135,8 @@ class AmqpConsumer:
         self._present = False
         self._wake()
         unstarted = self._drain()
+        # Not before: what is on its way while we cancel would come again, and be charged.
+        self._ended = True
         self._close_when_settled()
         return unstarted
 
@@ -290,7 +293,8 @@ class AmqpConsumer:
 
     def _settled(self) -> None:
         if self._stopped:
-            self._close_when_settled()
+            if self._ended:
+                self._close_when_settled()
         elif self._spent and self._regrant is None:
             self._regrant = asyncio.create_task(self._adjust(), name="amqp credit")
             self._regrant.add_done_callback(self._regranted)

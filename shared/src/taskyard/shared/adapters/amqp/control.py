@@ -85,7 +85,7 @@ async def begin_log(core: Core, *, is_new: bool) -> None:
     """
     if not is_new:
         try:
-            if await _last_offset(core) is not None:
+            if await _last_offset(core, await core.reader()) is not None:
                 return
         except ControlUnavailable:
             return  # there is none, or it cannot be read now: nothing to begin
@@ -105,20 +105,13 @@ async def follow_control(core: Core, after: int | None) -> AsyncIterator[Control
         ControlUnavailable: the log is not there or not readable now, or the connection is lost.
 
     """
-    goal = await _last_offset(core)
-    if after is not None and (goal is None or goal < after):
-        _log.warning("the control log was made anew; it is read from its start", position=after)
-        after = None
-    position = -1 if after is None else after
-    reader = _Reader(core, position)
-    await reader.open("first" if after is None else after + 1)
+    reader = _Reader(core)
     try:
+        goal = await reader.open(after)
+        position = reader.position
         if goal is None or goal <= position:
             yield ControlBatch(records=(), position=position, caught_up=True)
-        while True:
-            messages = await reader.take()
-            if not messages:
-                return
+        while messages := await reader.take():
             records: list[ControlRecord] = []
             for offset, body in messages:
                 position = offset
@@ -134,12 +127,20 @@ async def follow_control(core: Core, after: int | None) -> AsyncIterator[Control
 
 
 class _Reader:
-    """One consumer of the stream."""
+    """One consumer of the stream, on a connection of its own.
 
-    def __init__(self, core: Core, after: int) -> None:
-        """Read what lies behind the offset `after`."""
+    For some time after its start a broker answers a reader of a stream with an internal error,
+    which ends the connection; jobs must not go with it.
+
+    Attributes:
+        position: the offset behind which it reads; -1 for all.
+
+    """
+
+    def __init__(self, core: Core) -> None:
+        """Prepare to read."""
+        self.position = -1
         self._core = core
-        self._after = after
         self._link: Link | None = None
         self._channel: Channel | None = None
         self._arrived: list[tuple[int, bytes]] = []
@@ -147,21 +148,34 @@ class _Reader:
         self._news = asyncio.Event()
         self._ended: str | None = None
 
-    async def open(self, offset: str | int) -> None:
-        """Begin at an offset (ControlUnavailable when that is not possible)."""
-        self._link = await self._core.reader()
-        self._channel = await _open_stream(self._core, _CREDIT)
+    async def open(self, after: int | None) -> int | None:
+        """Begin behind an offset; return the last one there is now, if there is any.
+
+        Raises:
+            ControlUnavailable: that is not possible now.
+
+        """
+        try:
+            self._link = link = await self._core.link("control")
+        except Unavailable as error:
+            raise _unreadable(self._core, error) from error
+        goal = await _last_offset(self._core, link)
+        if after is not None and (goal is None or goal < after):
+            _log.warning("the control log was made anew; it is read from its start", was=after)
+            after = None
+        self.position = -1 if after is None else after
+        self._channel = await _open_stream(self._core, link, _CREDIT)
         self._channel.on_close.append(lambda reason: self._end(str(reason)))
         try:
             await self._channel.consume(
                 self._core.names.control,
                 self._on_message,
                 on_cancel=lambda: self._end("the broker ended the consumer"),
-                arguments={_OFFSET: offset},
+                arguments={_OFFSET: "first" if after is None else after + 1},
             )
         except (ChannelClosed, Unavailable) as error:
-            await self.close()
             raise _unreadable(self._core, error) from error
+        return goal
 
     async def take(self) -> list[tuple[int, bytes]]:
         """Wait for messages and return all that have arrived, with their offsets.
@@ -170,7 +184,7 @@ class _Reader:
         """
         while not self._arrived:
             if self._ended is not None:
-                if self._link is not None and self._link.closed:
+                if self._link is None or self._link.closed:
                     return []
                 raise ControlUnavailable(f"the control log is out of reach: {self._ended}")
             self._news.clear()
@@ -186,13 +200,13 @@ class _Reader:
 
     async def close(self) -> None:
         """End it."""
-        if self._channel is not None:
-            await self._channel.close()
+        if self._link is not None:
+            await self._core.drop(self._link)
 
     def _on_message(self, message: Message) -> None:
         self._tag = message.tag
         offset = _offset_of(message)
-        if offset > self._after:  # a reader is sent the whole chunk around its offset
+        if offset > self.position:  # a reader is sent the whole chunk around its offset
             self._arrived.append((offset, message.body))
             self._news.set()
 
@@ -201,13 +215,13 @@ class _Reader:
         self._news.set()
 
 
-async def _last_offset(core: Core) -> int | None:
+async def _last_offset(core: Core, link: Link) -> int | None:
     """Return the offset of the last record that is surely in the log now; None if it is empty.
 
     `last` attaches at the last chunk, whose first record comes first. A chunk is sent in one go,
     so an answer to a question asked after the first record comes behind the chunk's last.
     """
-    channel = await _open_stream(core, _CHUNK_CREDIT)
+    channel = await _open_stream(core, link, _CHUNK_CREDIT)
     seen = -1
     shown = asyncio.Event()
 
@@ -231,9 +245,9 @@ async def _last_offset(core: Core) -> int | None:
     return seen if seen >= 0 else None
 
 
-async def _open_stream(core: Core, credit: int) -> Channel:
+async def _open_stream(core: Core, link: Link, credit: int) -> Channel:
     try:
-        channel = await (await core.reader()).channel()
+        channel = await link.channel()
         await channel.call("basic_qos", prefetch_count=credit)
     except (ChannelClosed, Unavailable) as error:
         raise _unreadable(core, error) from error

@@ -44,6 +44,8 @@ _QUIET_S: Final = 3.0
 #: empty is asked for again after these gaps.
 _BACK_S: Final = (0.02, 0.05)
 _GIVEN_BACK_S: Final = 2.0
+#: Gets after the last ack (see `_see_settled`): two, and one in case the second came too soon.
+_FLUSH_ROUNDS: Final = 3
 #: How long another's look at the same lot is waited for, and how often it is tried.
 _TURN_S: Final = 8.0
 _POLL_S: Final = 0.4
@@ -239,11 +241,26 @@ class _Lot:
     async def __aexit__(self, *_: object) -> None:
         """Give back what is left, and see it back: it takes the broker a moment."""
         try:
+            with suppress(ChannelClosed, Unavailable):
+                await self._see_settled()
             await self._channel.close()
             with suppress(ChannelClosed, Unavailable):
                 await self._wait_returned(self._held - self._tokens + self._intake.unsettled)
         finally:
             await self._turn.end()
+
+    async def _see_settled(self) -> None:
+        """Have the broker apply our acks before the channel closes.
+
+        A channel hands a quorum queue 32 commands ahead and keeps the rest until it hears that
+        they were applied; what it still keeps when it closes is lost, and jobs that were released
+        would stay in the lot too. A get goes the same way as the acks and is answered when it was
+        applied: after the first the channel hands over the rest, after the second that is applied.
+        Our consumers have taken all there is, so there is nothing to get; what a get does return
+        goes back with the others.
+        """
+        for _ in range(_FLUSH_ROUNDS if self._tokens else 0):
+            await self._channel.get(self._name)
 
     async def _wait_returned(self, count: int) -> None:
         if count == 0 or not self._link.connected:

@@ -92,6 +92,9 @@ def _facts(core: Core, observed: Topology) -> layout.BrokerFacts:
 async def apply(core: Core, actions: Sequence[Action]) -> None:
     """Carry out actions, in order; those of one stage side by side. Safe to repeat.
 
+    RabbitMQ writes some of what it knows of new queues down a second or two after it has answered:
+    a node that is killed in that moment forgets quorum queues and streams, with what they hold.
+
     Raises:
         ConfigurationError: something exists otherwise than wanted, may not be changed by this
             user, or still holds jobs.
