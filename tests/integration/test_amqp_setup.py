@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+from urllib.parse import quote
 
 import pytest
 
@@ -11,7 +13,7 @@ from support.eventually import eventually
 from support.rabbitmq import Server, vhost_of
 from taskyard.shared.adapters.amqp.layout import existing_types, work_queue
 from taskyard.shared.adapters.amqp.survey import Questions
-from taskyard.shared.broker import ControlBatch, PublishStatus
+from taskyard.shared.broker import ControlBatch, Owner, PublishStatus
 from taskyard.shared.errors import ConfigurationError
 from taskyard.shared.topology import Binding, Create, Differs, QueueObject, arguments
 
@@ -247,3 +249,27 @@ async def test_cluster_and_version_decide_before_anything_is_changed(amqp_url: s
         with pytest.raises(ConfigurationError, match=r"(?s)'default'.*quorum.*classic"):
             await site.plan(broker, "default")
         assert await site.plan(broker, "default:classic")
+
+
+async def test_a_user_without_rights_is_told_so(amqp_url: str, rabbitmq_node: Server) -> None:
+    """Who may only read and write jobs cannot set up, and reads why; looking at a lot works."""
+    management = rabbitmq_node.blocking.management
+    vhost, user = vhost_of(amqp_url), f"reader-{secrets.token_hex(4)}"
+    management.request("PUT", f"users/{user}", {"password": user, "tags": ""})
+    rights = {"configure": "^$", "write": ".*", "read": ".*"}
+    management.request("PUT", f"permissions/{quote(vhost, safe='')}/{user}", rights)
+    _, _, place = amqp_url.rpartition("@")
+    try:
+        async with Site(f"amqp://{user}:{user}@{place}") as low, Site(amqp_url) as site:
+            broker = await low.open()
+            actions = await site.plan(await site.open(), "default")
+            with pytest.raises(ConfigurationError, match="lacks a permission"):
+                await broker.apply(actions)
+            await site.set_up("default")
+            assert [job async for job in broker.parked("default")] == []
+            with pytest.raises(ConfigurationError, match="access to queue"):
+                await broker.lock("mine", Owner(host="here", pid=1, since_ms=1))
+            with pytest.raises(ConfigurationError, match="no replies"):
+                await broker.inbox()
+    finally:
+        management.request("DELETE", f"users/{user}")

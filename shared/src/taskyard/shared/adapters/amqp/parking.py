@@ -17,12 +17,17 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from taskyard.shared.adapters.amqp import wire
-from taskyard.shared.adapters.amqp.channel import NOT_FOUND, Channel, ChannelClosed
+from taskyard.shared.adapters.amqp.channel import (
+    ACCESS_REFUSED,
+    NOT_FOUND,
+    Channel,
+    ChannelClosed,
+)
 from taskyard.shared.adapters.amqp.consumer import EXACT_COUNTS
 from taskyard.shared.adapters.amqp.intake import Intake
 from taskyard.shared.broker import ORPHANS, PARKED_BATCH, ParkedJob
 from taskyard.shared.envelope import Parking
-from taskyard.shared.errors import Unavailable, UnknownQueue
+from taskyard.shared.errors import ConfigurationError, Unavailable, UnknownQueue
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -49,6 +54,8 @@ _FLUSH_ROUNDS: Final = 3
 #: How long another's look at the same lot is waited for, and how often it is tried.
 _TURN_S: Final = 8.0
 _POLL_S: Final = 0.4
+#: In what the broker says when another consumer has the queue; a lack of permission has that code too.
+_TAKEN: Final = "exclusive"
 #: How long the broker lets us hold jobs, where that is ours to say.
 _PATIENCE_MS: Final = 24 * 3600 * 1000
 
@@ -58,6 +65,7 @@ async def parked(core: Core, queue: str) -> AsyncGenerator[ParkedJob, None]:
 
     Raises:
         UnknownQueue: the queue has no parking lot.
+        ConfigurationError: this user may not look.
         Unavailable: the connection is lost on the way.
 
     """
@@ -78,6 +86,7 @@ async def take_parked(
 
     Raises:
         UnknownQueue: the queue has no parking lot.
+        ConfigurationError: this user may not look.
         Unavailable: the connection is lost on the way.
 
     """
@@ -126,7 +135,9 @@ class _Turn:
                 # The queue is exclusive to the connection: what tells two readers in one process
                 # apart is who consumes it.
                 await channel.consume(self._name, _ignore, exclusive=True, no_ack=True)
-            except ChannelClosed:
+            except ChannelClosed as refusal:
+                if refusal.code == ACCESS_REFUSED and _TAKEN not in refusal.text:
+                    return  # this user may not have such a queue: it looks without asking
                 await asyncio.sleep(_POLL_S)
             else:
                 self._channel = channel
@@ -166,6 +177,8 @@ class _Lot:
             await self._fill()
         except ChannelClosed as refusal:
             await self._turn.end()
+            if refusal.code == ACCESS_REFUSED:
+                raise ConfigurationError(f"this user may not look: {refusal}") from refusal
             if refusal.code != NOT_FOUND:
                 raise Unavailable(f"the parking lot of {self._queue!r}: {refusal}") from refusal
             where = f"namespace {self._core.names.prefix!r} at {link.target}"
