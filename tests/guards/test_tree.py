@@ -112,7 +112,7 @@ def test_plain_pip_installs_every_member() -> None:
         if line.startswith("-e ./")
     }
     assert installed == set(MEMBERS)
-    assert "-e ." in lines
+    assert "-e .[examples]" in lines
 
 
 def test_make_help_lists_every_public_target() -> None:
