@@ -372,8 +372,7 @@ async def test_stopping_while_the_last_job_ends_charges_nobody(open_broker: Open
 async def tls_in_front(url: str, folder: Path) -> AsyncIterator[tuple[str, Path]]:
     """Terminate TLS before a broker; yields the `amqps` URL and the certificate's file."""
     openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("the command openssl is not installed: TLS is not tested")
+    assert openssl is not None, "install openssl (scripts/ensure-rabbitmq does)"
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     command = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test"
     names = ["-addext", "subjectAltName=IP:127.0.0.1"]
