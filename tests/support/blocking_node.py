@@ -68,6 +68,7 @@ class BlockingNode(BlockingSharedNode):
         self._plugins = tuple(plugins)
         self._running: Guarded | None = None
         self._alarms_on = False
+        self._wounded = False
         atexit.register(self.close)
 
     @property
@@ -128,8 +129,9 @@ class BlockingNode(BlockingSharedNode):
         that is written down first.
         """
         if self.is_running:
+            self._wounded = True
             with contextlib.suppress(ToolError, subprocess.SubprocessError):
-                self.ctl("eval", WRITE_DOWN, timeout_s=10.0)
+                self.ctl("eval", WRITE_DOWN, timeout_s=30.0)
         self._end(signal.SIGKILL, timeout_s=10.0)
 
     def restart(self) -> None:
@@ -152,7 +154,7 @@ class BlockingNode(BlockingSharedNode):
 
     def close(self) -> None:
         """End the server at once and remove its folder. Safe to call twice."""
-        self.kill()
+        self._end(signal.SIGKILL, timeout_s=10.0)
         shutil.rmtree(self.folder, ignore_errors=True)
         atexit.unregister(self.close)
 
@@ -168,7 +170,15 @@ class BlockingNode(BlockingSharedNode):
         self.ctl("set_disk_free_limit", "1000000GB" if on else DISK_LIMIT)
 
     def mend(self) -> None:
-        """Undo what a test did to the node: start it if it is down, clear the alarms."""
+        """Undo what a test did to the node: start it if it is down, clear the alarms.
+
+        One that was killed begins anew, without data: it may have forgotten things (see `kill`),
+        and must not hand that on to the next test.
+        """
+        if self._wounded:
+            self._end(signal.SIGKILL, timeout_s=10.0)
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self._wounded = False
         self.start()
         self.thaw()
         if self._alarms_on:
