@@ -109,7 +109,7 @@ class BlockingNode(BlockingSharedNode):
             self._wait_until_ready(timeout_s)
         except BaseException:
             # Also when the wait is interrupted: a half-started server is of no use to anyone.
-            self.kill()
+            self._end(signal.SIGKILL, timeout_s=10.0)
             raise
 
     def stop(self, *, timeout_s: float = 30.0) -> None:
@@ -178,7 +178,7 @@ class BlockingNode(BlockingSharedNode):
         if self._wounded:
             self._end(signal.SIGKILL, timeout_s=10.0)
             shutil.rmtree(self.folder, ignore_errors=True)
-            self._wounded = False
+            self._wounded = self._alarms_on = False
         self.start()
         self.thaw()
         if self._alarms_on:

@@ -57,6 +57,23 @@ async def test_a_confirmed_message_survives_the_kill_of_the_node(
     assert get(private_amqp_url, "q") == b"precious"
 
 
+async def test_a_killed_node_begins_anew_for_the_next_test(
+    private_node: Node, private_amqp_url: str
+) -> None:
+    """What a killed node forgot stays with its test; one that was not killed keeps its data."""
+    publish(private_amqp_url, "q", b"kept", b"gone")
+    private_node.blocking.mend()
+    assert get(private_amqp_url, "q") == b"kept"
+
+    await private_node.kill()
+    private_node.blocking.mend()
+    with pytest.raises(ManagementError):
+        private_node.blocking.management.queues(vhost_of(private_amqp_url))
+    fresh = await private_node.vhost("fresh")
+    publish(fresh, "q", b"works")
+    assert get(fresh, "q") == b"works"
+
+
 @pytest.mark.slow
 async def test_a_restart_keeps_messages(private_node: Node, private_amqp_url: str) -> None:
     """An orderly restart keeps data and addresses."""
