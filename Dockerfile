@@ -25,7 +25,7 @@ FROM wheels AS worker-env
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m venv --without-pip /opt/taskyard \
     && python -m pip --python /opt/taskyard/bin/python install -c constraints.txt \
-        /wheels/taskyard_shared-*.whl \
+        "$(ls /wheels/taskyard_shared-*.whl)[encryption]" \
         /wheels/taskyard_producer-*.whl \
         /wheels/taskyard_broker_setup-*.whl \
         "$(ls /wheels/taskyard_workers-*.whl)[fast]"

@@ -52,10 +52,12 @@ envelopes = st.fixed_dictionaries(
         "retry": st.none() | text,
         "reply": st.lists(text, max_size=3).map(tuple),
         "traceparent": st.none() | text,
+        "enc_key": st.none() | text,
+        "enc_nonce": st.none() | text,
         "parking": st.none() | parkings,
         "extra": st.none()
         | st.dictionaries(
-            st.sampled_from(["ty-next", "ty-enc", "ty-enc-nonce", "x-mine"]),
+            st.sampled_from(["ty-next", "x-mine"]),
             text | st.integers(-100, 2**40) | st.booleans() | st.lists(text, max_size=2),
             min_size=1,
             max_size=3,

@@ -10,6 +10,7 @@ from taskyard.shared.context import current_job
 from taskyard.shared.duration import parse_duration
 from taskyard.shared.errors import ConfigurationError, PayloadTooLarge
 from taskyard.shared.job import Job
+from taskyard.shared.sealing import seal
 from taskyard.shared.settings import Settings
 from taskyard.shared.task import Task
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from taskyard.shared.duration import Duration
     from taskyard.shared.envelope import Envelope
+    from taskyard.shared.keyring import KeyRing
 
 
 def settings_of(broker_url: str | None, settings: Settings | None) -> Settings:
@@ -67,6 +69,7 @@ def envelope_of(
     app: str | None,
     parent: str | None,
     address: str | None,
+    keys: KeyRing,
 ) -> Envelope:
     """Return a job as it travels when it is sent here and now, by the job that runs here.
 
@@ -77,20 +80,27 @@ def envelope_of(
         app: the sending application.
         parent: id of the job it comes from; None takes the job that runs here, if one does.
         address: for its outcome, if it asks for one.
+        keys: for arguments that travel encrypted.
 
     Raises:
         PayloadTooLarge: its arguments exceed the limit.
+        ConfigurationError: they are to be encrypted, and there is no key.
 
     """
-    if len(job.body) > settings.payload_limit:
-        raise PayloadTooLarge(job.task, len(job.body), settings.payload_limit)
     context = current_job()
     reply = address if job.resolved.reply else None
     if context is None:
-        return job.envelope(now_ms, app=app, parent=parent, reply=reply)
-    envelope = job.envelope(now_ms, app=app, parent=parent or context.job_id, reply=reply)
-    trace = context.envelope.traceparent
-    return envelope if trace is None else msgspec.structs.replace(envelope, traceparent=trace)
+        envelope = job.envelope(now_ms, app=app, parent=parent, reply=reply)
+    else:
+        envelope = job.envelope(now_ms, app=app, parent=parent or context.job_id, reply=reply)
+        trace = context.envelope.traceparent
+        if trace is not None:
+            envelope = msgspec.structs.replace(envelope, traceparent=trace)
+    if job.resolved.encrypt or job.secrets is not None:
+        envelope = seal(envelope, job.secrets or {}, keys, whole=job.resolved.encrypt)
+    if len(envelope.body) > settings.payload_limit:
+        raise PayloadTooLarge(job.task, len(envelope.body), settings.payload_limit)
+    return envelope
 
 
 def deadline_of(deadline: Duration | None, settings: Settings) -> float:

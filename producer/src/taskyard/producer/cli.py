@@ -14,6 +14,7 @@ from taskyard.shared.cli import NO, exit_code_of
 from taskyard.shared.errors import JobError, ResultTimeout
 from taskyard.shared.job import Job, Options
 from taskyard.shared.logs import configure_logging
+from taskyard.shared.secret import Secret
 from taskyard.shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,6 +25,15 @@ if TYPE_CHECKING:
 @click.argument("target", metavar="QUEUE:TASK[:MESSAGE]")
 @click.argument("pairs", nargs=-1, metavar="[KEY=VALUE]…")
 @click.option("--args", "text", metavar="JSON", help="All arguments as one JSON object.")
+@click.option(
+    "--secret",
+    "secrets",
+    multiple=True,
+    metavar="KEY[=VALUE]",
+    help="A text argument that travels encrypted; without VALUE it is asked for, or read from standard "
+    "input.",
+)
+@click.option("--encrypt", is_flag=True, help="Encrypt all arguments.")
 @click.option("--priority", default="normal", help="low, normal, high, urgent, or 0 to 9.")
 @click.option("--delay", metavar="TIME", help="Time until it is due, such as 90, 5m or 2h.")
 @click.option("--at", metavar="DATE", help="When it is due: ISO 8601 with its offset from UTC.")
@@ -37,6 +47,8 @@ def send(
     target: str,
     pairs: tuple[str, ...],
     text: str | None,
+    secrets: tuple[str, ...],
+    encrypt: bool,
     priority: str,
     delay: str | None,
     at: str | None,
@@ -50,7 +62,7 @@ def send(
 
     QUEUE:TASK:MESSAGE is short for the argument message=MESSAGE; whatever follows the second
     colon is the message, further colons included. A VALUE is read as JSON if it is JSON (7,
-    true, [1, 2]) and is text otherwise.
+    true, [1, 2]) and is text otherwise; a secret one is always text.
 
     \b
     taskyard send default:test:hello
@@ -58,7 +70,7 @@ def send(
     """  # noqa: D301  # \b is click's mark for lines that keep their breaks
     if timeout is not None and not wait:
         raise click.UsageError("--timeout needs --wait")
-    options = Options(priority=cast("Any", priority), reply=wait)
+    options = Options(priority=cast("Any", priority), reply=wait, encrypt=encrypt)
     if delay is not None:
         options["delay"] = delay
     if at is not None:
@@ -68,7 +80,8 @@ def send(
     if expires is not None:
         options["expires"] = expires
     queue, task, message = split_target(target)
-    job = Job[object](queue=queue, task=task, args=arguments(message, pairs, text), **options)
+    args = with_secrets(arguments(message, pairs, text), secrets)
+    job = Job[object](queue=queue, task=task, args=args, **options)
     settings = Settings()
     configure_logging(settings)
     with Producer(settings=settings) as producer:
@@ -113,6 +126,33 @@ def arguments(message: str | None, pairs: tuple[str, ...], text: str | None) -> 
             raise click.UsageError(f"argument {key!r} is given twice")
         found[key] = _value(value)
     return found
+
+
+def with_secrets(found: dict[str, object], secrets: tuple[str, ...]) -> dict[str, object]:
+    """Return arguments with those of `--secret` added.
+
+    Raises:
+        click.UsageError: one is given twice, or two are to be read from one standard input.
+
+    """
+    read = [secret for secret in secrets if "=" not in secret]
+    if len(read) > 1 and not sys.stdin.isatty():
+        raise click.UsageError("only one --secret can be read from standard input")
+    for secret in secrets:
+        key, equals, value = secret.partition("=")
+        if not key or key in found:
+            raise click.UsageError(
+                f"argument {key!r} is given twice" if key else "--secret needs KEY"
+            )
+        found[key] = Secret(value if equals else _asked(key))
+    return found
+
+
+def _asked(key: str) -> str:
+    """Return a secret that is on no command line, where other users of the machine can see it."""
+    if sys.stdin.isatty():
+        return str(click.prompt(key, hide_input=True, err=True))
+    return sys.stdin.read().rstrip("\n")
 
 
 def instant(text: str) -> datetime:

@@ -11,18 +11,29 @@ from taskyard.producer.tally import Tally
 from taskyard.shared.broker import PublishStatus, Receipt
 from taskyard.shared.clock import SystemClock
 from taskyard.shared.eager import Eager
+from taskyard.shared.errors import ConfigurationError
+from taskyard.shared.keyring import NO_KEYS, new_key, parse_keys
 from taskyard.shared.task import find_declared
 
 if TYPE_CHECKING:
     from taskyard.shared.eager import Offload
     from taskyard.shared.envelope import Envelope
     from taskyard.shared.job import Job
+    from taskyard.shared.keyring import KeyRing
     from taskyard.shared.metrics import Metrics
     from taskyard.shared.settings import Settings
     from taskyard.shared.task import Task
 
 #: Never published anywhere; it only marks that a result is wanted.
 _ADDRESS = "eager"
+
+
+def _passing_key() -> KeyRing:
+    """Return a key for this process alone: nothing leaves it, and it takes the same ways."""
+    try:
+        return parse_keys(new_key("eager"))
+    except ConfigurationError:
+        return NO_KEYS  # without the library; a job that needs it says so
 
 
 class Inline:
@@ -37,7 +48,8 @@ class Inline:
         self._parent = parent
         self._tally = Tally(metrics)
         self._clock = SystemClock()
-        self._eager = Eager(rng=random.Random(), send=self.run_id)
+        self._keys = settings.key_ring() or _passing_key()
+        self._eager = Eager(rng=random.Random(), send=self.run_id, keys=self._keys)
 
     def prepare(self, job: Job[Any]) -> tuple[Task[..., Any], Envelope]:
         """Return the job's task, and the job as it would travel; callable from any thread.
@@ -55,6 +67,7 @@ class Inline:
             app=self._app,
             parent=self._parent,
             address=_ADDRESS,
+            keys=self._keys,
         )
 
     async def run(

@@ -54,7 +54,7 @@ class Session:
             clock: where durations come from.
 
         Raises:
-            ConfigurationError: no broker is set, or its URL is not valid.
+            ConfigurationError: no broker is set, or its URL or a key is not valid.
 
         """
         url = None if settings.broker_url is None else settings.broker_url.get_secret_value()
@@ -74,6 +74,7 @@ class Session:
             clock=self._clock,
         )
         self._app = app or settings.app or None
+        self._keys = settings.key_ring()
         self._parent = parent
         self._owned = not shared
         self._opened = shared
@@ -133,6 +134,7 @@ class Session:
 
         Raises:
             PayloadTooLarge: its arguments exceed the limit.
+            ConfigurationError: they are to be encrypted, and there is no key.
 
         """
         return envelope_of(
@@ -142,6 +144,7 @@ class Session:
             app=self._app,
             parent=self._parent,
             address=address,
+            keys=self._keys,
         )
 
     def error_of(

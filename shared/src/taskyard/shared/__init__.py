@@ -19,6 +19,7 @@ from taskyard.shared.errors import (
     ResultTimeout,
     TaskyardError,
     Unavailable,
+    Undecryptable,
     UnknownQueue,
     Unroutable,
 )
@@ -27,6 +28,7 @@ from taskyard.shared.middleware import Middleware
 from taskyard.shared.outcomes import Fail, Hold, Retry
 from taskyard.shared.propagation import bind_values, current_values
 from taskyard.shared.retry import RetryPolicy
+from taskyard.shared.secret import Secret
 from taskyard.shared.task import Queue, Task
 
 __all__ = [
@@ -52,9 +54,11 @@ __all__ = [
     "ResultTimeout",
     "Retry",
     "RetryPolicy",
+    "Secret",
     "Task",
     "TaskyardError",
     "Unavailable",
+    "Undecryptable",
     "UnknownQueue",
     "Unroutable",
     "bind_values",

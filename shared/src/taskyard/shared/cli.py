@@ -40,6 +40,7 @@ _GROUP_HELP: Final = {
     "queues": "Look at queues, pause and resume them.",
     "parked": "Look at parked jobs; release or discard them.",
     "jobs": "Look at jobs and control them.",
+    "keys": "Keys for encrypted arguments.",
 }
 
 

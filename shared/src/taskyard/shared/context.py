@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Generic, Protocol
 
-import msgspec
 from typing_extensions import TypeVar
 
 from taskyard.shared.clock import to_datetime
 from taskyard.shared.duration import parse_duration
+from taskyard.shared.keyring import NO_KEYS
 from taskyard.shared.propagation import decode_values
 
 if TYPE_CHECKING:
@@ -19,10 +19,9 @@ if TYPE_CHECKING:
     from taskyard.shared.duration import Duration
     from taskyard.shared.envelope import Envelope
     from taskyard.shared.job import Job
+    from taskyard.shared.keyring import KeyRing
 
 S_co = TypeVar("S_co", covariant=True, default=object)
-
-_arguments = msgspec.json.Decoder(dict[str, object])
 
 
 class JobRuntime(Protocol):
@@ -57,10 +56,17 @@ class JobRuntime(Protocol):
 class Context(Generic[S_co]):
     """One attempt of a job, as handed to a handler whose first parameter is a `Context`."""
 
-    __slots__ = ("_envelope", "_resources", "_runtime", "_values")
+    __slots__ = ("_envelope", "_keys", "_resources", "_runtime", "_values")
 
-    def __init__(self, envelope: Envelope, runtime: JobRuntime, resources: S_co) -> None:
-        """Join a job's envelope, what runs it, and its queue's resources."""
+    def __init__(
+        self,
+        envelope: Envelope,
+        runtime: JobRuntime,
+        resources: S_co,
+        keys: KeyRing = NO_KEYS,
+    ) -> None:
+        """Join a job's envelope, what runs it, its queue's resources, and the keys to its arguments."""
+        self._keys = keys
         self._envelope = envelope
         self._runtime = runtime
         self._resources = resources
@@ -108,8 +114,15 @@ class Context(Generic[S_co]):
 
     @property
     def args(self) -> Mapping[str, object]:
-        """The job's arguments as they travelled: plain JSON, whatever the handler gets of them."""
-        return _arguments.decode(self._envelope.body)
+        """The job's arguments: plain JSON, whatever the handler gets of them; secrets as `Secret`.
+
+        Raises:
+            Undecryptable: they are encrypted, and this process cannot decrypt them.
+
+        """
+        from taskyard.shared.sealing import revealed  # whose log lines carry the job, from here
+
+        return revealed(self._envelope, self._keys)
 
     @property
     def due(self) -> datetime:

@@ -6,7 +6,7 @@ import traceback
 from typing import TYPE_CHECKING, Any, Final
 
 from taskyard.shared.duration import parse_duration
-from taskyard.shared.errors import ConfigurationError, InvalidArguments
+from taskyard.shared.errors import ConfigurationError, InvalidArguments, Undecryptable
 from taskyard.shared.outcomes import (
     ErrorInfo,
     Fail,
@@ -64,8 +64,9 @@ def outcome_of_error(
 ) -> Outcome:
     """Return how an attempt ends whose handler raised.
 
-    `Hold` parks, `Fail` ends, wrong arguments park as invalid; anything else is retried by the
-    policy until its attempts are spent, then parked. A retry that would come after the job's
+    `Hold` parks, `Fail` ends, wrong arguments park as invalid and encrypted ones without their key
+    as undecryptable; anything else is retried by the policy until its attempts are spent, then
+    parked. A retry that would come after the job's
     expiry parks it at once.
     """
     info = describe(error)
@@ -76,6 +77,10 @@ def outcome_of_error(
     if isinstance(error, InvalidArguments) and error.task == envelope.task:
         return Parked(
             reason=ParkReason.INVALID, detail=_carried(error.problem, MESSAGE_LIMIT), error=info
+        )
+    if isinstance(error, Undecryptable) and error.job_id == envelope.id:
+        return Parked(
+            reason=ParkReason.UNDECRYPTABLE, detail=_carried(error.problem, MESSAGE_LIMIT)
         )
     failed = envelope.attempt - envelope.base
     if not policy.allows(failed):

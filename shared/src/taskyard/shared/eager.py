@@ -28,6 +28,7 @@ from taskyard.shared.invoke import (
     reply_of,
     wrap,
 )
+from taskyard.shared.keyring import NO_KEYS
 from taskyard.shared.outcomes import Outcome, Parked, Retried, Succeeded
 from taskyard.shared.states import ParkReason
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from taskyard.shared.envelope import Envelope
     from taskyard.shared.feed import Reply
     from taskyard.shared.job import Job
+    from taskyard.shared.keyring import KeyRing
     from taskyard.shared.retry import Random
     from taskyard.shared.task import Queue, Task
 
@@ -48,9 +50,13 @@ Send = Callable[["Job[object]"], Awaitable[str]]
 class Eager:
     """Runs jobs at once. It lives on one event loop."""
 
-    def __init__(self, *, rng: Random, send: Send) -> None:
-        """Draw the retries' jitter from `rng`; children of a job are sent by `send`."""
+    def __init__(self, *, rng: Random, send: Send, keys: KeyRing = NO_KEYS) -> None:
+        """Draw the retries' jitter from `rng`; children of a job are sent by `send`.
+
+        `keys` decrypt arguments.
+        """
         self._rng = rng
+        self._keys = keys
         self._send = send
         self._lifespans: dict[int, _Lifespan] = {}
 
@@ -92,8 +98,9 @@ class Eager:
             return Parked(reason=ParkReason.EXPIRED, detail="its expiry passed before it was due")
         runtime = _Runtime(ttr_s_of(envelope, task), self._send)
         try:
-            arguments = bind(task, envelope)
-            context = Context[Any](envelope, runtime, await self._resources(task.queue))
+            arguments = bind(task, envelope, self._keys)
+            resources = await self._resources(task.queue)
+            context = Context[Any](envelope, runtime, resources, self._keys)
             call = _calling(task, context, arguments, offload)
             return Succeeded(value=await runtime.run(_activated(task, context, call)))
         except Exception as error:  # noqa: BLE001  # the edge at which a handler's exception becomes an outcome

@@ -62,6 +62,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         retry: the job's own retry policy, as JSON text.
         reply: addresses that want the outcome.
         traceparent: W3C trace context.
+        enc_key: id of the key that an encrypted body is under.
+        enc_nonce: its nonce, in base64.
         message_id: unique per publish; set by the adapter that publishes.
         parking: present on a parked job.
         extra: headers that this version does not know, kept by whoever re-publishes.
@@ -88,6 +90,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     retry: str | None = None
     reply: tuple[str, ...] = ()
     traceparent: str | None = None
+    enc_key: str | None = None
+    enc_nonce: str | None = None
     message_id: str = ""
     parking: Parking | None = None
     extra: Mapping[str, object] | None = None

@@ -5,6 +5,7 @@ TaskyardError
 │   └── UnknownQueue          the queue does not exist where the job was sent
 ├── InvalidArguments          the arguments do not fit the task's signature
 │   └── PayloadTooLarge       the encoded arguments exceed the limit
+├── Undecryptable             encrypted arguments cannot be decrypted here
 ├── PublishError              a job was not, or may not have been, accepted
 │   ├── Unroutable            no queue takes it: nothing was stored
 │   ├── Rejected              the broker refused it: nothing was stored
@@ -42,6 +43,7 @@ __all__ = [
     "ResultTimeout",
     "TaskyardError",
     "Unavailable",
+    "Undecryptable",
     "UnknownQueue",
     "Unroutable",
 ]
@@ -77,6 +79,16 @@ class PayloadTooLarge(InvalidArguments):
         )
         self.size_bytes = size_bytes
         self.limit_bytes = limit_bytes
+
+
+class Undecryptable(TaskyardError):
+    """Encrypted arguments cannot be decrypted here. Put the key back, then release the job."""
+
+    def __init__(self, job_id: str, problem: str) -> None:
+        """Say of which job, and why."""
+        super().__init__(f"job {job_id}: {problem}")
+        self.job_id = job_id
+        self.problem = problem
 
 
 class PublishError(TaskyardError):

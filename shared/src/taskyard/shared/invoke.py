@@ -1,7 +1,7 @@
 """Calling a handler: what a worker and eager mode do alike, so that both mean the same.
 
-    arguments = bind(task, envelope)                        # InvalidArguments parks it as invalid
-    context = Context(envelope, runtime, resources)
+    arguments = bind(task, envelope, keys)                  # InvalidArguments parks it as invalid
+    context = Context(envelope, runtime, resources, keys)
     value = await call_async(task, context, arguments)      # in a task of its own
     value = call_sync(task, context, arguments)             # under copy_context().run, or to_thread
     text, problem = encode_result(value)
@@ -22,6 +22,7 @@ from taskyard.shared.context import Context, set_current_job
 from taskyard.shared.decide import text_of
 from taskyard.shared.envelope import Envelope
 from taskyard.shared.feed import Reply
+from taskyard.shared.keyring import NO_KEYS, KeyRing
 from taskyard.shared.middleware import Middleware
 from taskyard.shared.outcomes import (
     OUTCOME_NAMES,
@@ -33,8 +34,10 @@ from taskyard.shared.outcomes import (
     Retried,
 )
 from taskyard.shared.propagation import set_values
+from taskyard.shared.sealing import open_body, open_value
 from taskyard.shared.signature import encode_json
 from taskyard.shared.task import Task
+from taskyard.shared.wire import ENCRYPTED
 
 Proceed = Callable[[], Awaitable[object]]
 
@@ -42,15 +45,28 @@ Proceed = Callable[[], Awaitable[object]]
 RESULT_LIMIT_BYTES: Final = 1024 * 1024
 
 
-def bind(task: Task[..., Any], envelope: Envelope) -> dict[str, object]:
-    """Return the handler's arguments by name, without the context.
+def bind(task: Task[..., Any], envelope: Envelope, keys: KeyRing = NO_KEYS) -> dict[str, object]:
+    """Return the handler's arguments by name, without the context, decrypted.
+
+    Args:
+        task: whose handler is called.
+        envelope: its job, with the task's full name.
+        keys: of this process.
 
     Raises:
+        Undecryptable: the arguments are encrypted, and `keys` does not decrypt them.
         InvalidArguments: the body is not JSON, or does not fit the handler's signature.
         ConfigurationError: the handler's own annotations cannot be read.
 
     """
-    return task.signature.decode(envelope.body)
+    signature = task.signature
+    if not signature.secrets and envelope.content_type != ENCRYPTED:
+        return signature.decode(envelope.body)
+    return signature.decode(
+        open_body(envelope, keys),
+        opened=lambda name, text: open_value(text, envelope, name, keys),
+        discreet=envelope.content_type == ENCRYPTED,
+    )
 
 
 async def call_async(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, TypeVar
+from weakref import WeakSet
 
 from typing_extensions import Unpack
 
@@ -16,12 +17,14 @@ from taskyard.shared.naming import check_queue_name, check_task_name, full_task_
 from taskyard.shared.priority import Priority, parse_priority
 from taskyard.shared.propagation import current_values, encode_values
 from taskyard.shared.retry import RetryPolicy, encode_policy
-from taskyard.shared.signature import encode_json
+from taskyard.shared.secret import Secret
+from taskyard.shared.secret_arguments import set_apart
+from taskyard.shared.signature import ENCODER, encode_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from taskyard.shared.task import Task
+    from taskyard.shared.task import Queue, Task
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -42,6 +45,7 @@ class Options(TypedDict, total=False):
         reply: send the outcome back, so that `result()` works.
         app: overrides the producer's application name.
         values: propagated values; None captures those current when it is sent.
+        encrypt: encrypt all arguments. True stays, and jobs of a queue that encrypts always are.
     """
 
     priority: Priority | None
@@ -53,6 +57,7 @@ class Options(TypedDict, total=False):
     reply: bool
     app: str | None
     values: Mapping[str, object] | None
+    encrypt: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +74,14 @@ class ResolvedOptions:
     reply: bool = False
     app: str | None = None
     values: Mapping[str, object] | None = None
+    encrypt: bool = False
 
 
 _DEFAULTS = ResolvedOptions()
+_ENCRYPTED = ResolvedOptions(encrypt=True)
+
+#: Declared in this process with `encrypt`; jobs made by name look here.
+encrypting_queues: WeakSet[Queue[Any]] = WeakSet()
 
 
 class Job(Generic[R_co]):
@@ -81,7 +91,7 @@ class Job(Generic[R_co]):
     frozen when it is made. Sending the same value twice means the same job.
     """
 
-    __slots__ = ("body", "declared", "id", "queue", "resolved", "task")
+    __slots__ = ("body", "declared", "id", "queue", "resolved", "secrets", "task")
 
     id: str
     queue: str
@@ -90,6 +100,8 @@ class Job(Generic[R_co]):
     resolved: ResolvedOptions
     declared: Task[..., Any] | None
     """The task it was made from, if it was: it types the result, and eager mode runs it."""
+    secrets: Mapping[str, Secret[bytes]] | None
+    """JSON of its secret arguments; in `body` each is null. They are sealed when it is sent."""
 
     def __init__(
         self,
@@ -105,7 +117,7 @@ class Job(Generic[R_co]):
         Args:
             queue: the queue's name.
             task: the task's name, short or full.
-            args: its named arguments, JSON values.
+            args: its named arguments, JSON values; one that is a `Secret` travels encrypted.
             id: a job id to use instead of a new one.
             **options: see `Options`.
 
@@ -117,20 +129,27 @@ class Job(Generic[R_co]):
         check_queue_name(queue)
         check_task_name(task)
         name = full_task_name(queue, task)
+        values, secrets = set_apart(ENCODER, name, args or {})
         try:
-            body = encode_json(dict(args or {}))
+            body = encode_json(values)
         except (TypeError, ValueError) as error:
             raise InvalidArguments(name, str(error)) from error
         resolved = resolve(options) if options else _DEFAULTS
-        self._fill(id or mint_id(), queue, name, body, resolved, None)
+        if encrypting_queues and any(each.name == queue for each in encrypting_queues):
+            resolved = replace(resolved, encrypt=True)
+        self._fill(id or mint_id(), queue, name, body, resolved, None, secrets)
 
     @classmethod
     def from_body(
-        cls, task: Task[..., Any], body: bytes, resolved: ResolvedOptions = _DEFAULTS
+        cls,
+        task: Task[..., Any],
+        body: bytes,
+        secrets: Mapping[str, Secret[bytes]] | None = None,
     ) -> Self:
         """Make a job of a declared task from arguments that are already checked and encoded."""
         job = cls.__new__(cls)
-        job._fill(mint_id(), task.queue.name, task.name, body, resolved, task)
+        resolved = _ENCRYPTED if task.queue.encrypt else _DEFAULTS
+        job._fill(mint_id(), task.queue.name, task.name, body, resolved, task, secrets)
         return job
 
     def _fill(  # noqa: PLR0917  # the slots, in order; a private constructor on a fast path
@@ -141,6 +160,7 @@ class Job(Generic[R_co]):
         body: bytes,
         resolved: ResolvedOptions,
         declared: Task[..., Any] | None,
+        secrets: Mapping[str, Secret[bytes]] | None,
     ) -> None:
         put = object.__setattr__
         put(self, "id", job_id)
@@ -149,6 +169,7 @@ class Job(Generic[R_co]):
         put(self, "body", body)
         put(self, "resolved", resolved)
         put(self, "declared", declared)
+        put(self, "secrets", secrets)
 
     def __setattr__(self, name: str, value: object) -> None:
         """Refuse: a job is a value."""
@@ -168,7 +189,7 @@ class Job(Generic[R_co]):
         """
         copy = type(self).__new__(type(self))
         resolved = resolve(options, self.resolved)
-        copy._fill(self.id, self.queue, self.task, self.body, resolved, self.declared)
+        copy._fill(self.id, self.queue, self.task, self.body, resolved, self.declared, self.secrets)
         return copy
 
     def envelope(
@@ -179,7 +200,7 @@ class Job(Generic[R_co]):
         parent: str | None = None,
         reply: str | None = None,
     ) -> Envelope:
-        """Return the job as it travels when sent at `now_ms`.
+        """Return the job as it travels when sent at `now_ms`, its secrets not sealed yet (null).
 
         Args:
             now_ms: the sender's instant, in milliseconds since the epoch.
@@ -259,6 +280,10 @@ def _set_priority(values: dict[str, Any], value: Any) -> None:
     values["priority"] = parse_priority(value)
 
 
+def _set_encrypt(values: dict[str, Any], value: Any) -> None:
+    values["encrypt"] = values["encrypt"] or bool(value)
+
+
 def _plain(name: str) -> Any:
     def put(values: dict[str, Any], value: Any) -> None:
         values[name] = value
@@ -276,6 +301,7 @@ _SETTERS: dict[str, Any] = {
     "reply": _plain("reply"),
     "app": _plain("app"),
     "values": _plain("values"),
+    "encrypt": _set_encrypt,
 }
 
 

@@ -140,7 +140,13 @@ def add_job(logger: object, method: str, event: EventDict) -> EventDict:
 
 def _renderer(settings: Settings, stream: TextIO) -> list[Processor]:
     if settings.log_format == "console":
-        return [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+        return [
+            structlog.dev.ConsoleRenderer(
+                colors=stream.isatty(),
+                # Rich, where it is installed, would print the frames' variables: arguments.
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        ]
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
 
 

@@ -19,6 +19,7 @@ from pydantic_settings import (
 
 from taskyard.shared.broker import BrokerOptions
 from taskyard.shared.errors import ConfigurationError
+from taskyard.shared.keyring import NO_KEYS, KeyRing, parse_keys
 from taskyard.shared.naming import check_namespace
 
 PREFIX: Final = "TASKYARD_"
@@ -44,6 +45,11 @@ class Settings(BaseSettings):
     ledger_url: SecretStr | None = Field(None, description="The ledger's database.")
     namespace: str = Field(
         "taskyard", description="Prefix of everything that Taskyard owns on a broker."
+    )
+    encryption_keys: SecretStr | None = Field(
+        None,
+        description="Keys for encrypted arguments, ID:BASE64 of 32 bytes each, in a comma list: the "
+        "first encrypts, all decrypt.",
     )
     app: str = Field("", description="Name of the application that publishes.")
     mode: Literal["queue", "eager"] = Field(
@@ -128,6 +134,17 @@ class Settings(BaseSettings):
             )
             raise ConfigurationError(msg)
         return self.broker_url.get_secret_value()
+
+    def key_ring(self) -> KeyRing:
+        """Return the keys for encrypted arguments, an empty ring where none are set.
+
+        Raises:
+            ConfigurationError: they are not valid, or the library for them is not installed.
+
+        """
+        keys = self.encryption_keys
+        text = "" if keys is None else keys.get_secret_value()
+        return parse_keys(text) if text.strip() else NO_KEYS
 
     def broker_options(self, role: str) -> BrokerOptions:
         """Return what an adapter is opened with by a process in `role` (worker, producer, …)."""

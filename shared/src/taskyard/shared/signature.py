@@ -13,6 +13,13 @@ import msgspec
 
 from taskyard.shared.context import Context
 from taskyard.shared.errors import ConfigurationError, InvalidArguments
+from taskyard.shared.secret import Secret
+from taskyard.shared.secret_arguments import (
+    SecretField,
+    discreet as words_of,
+    hides_secret,
+    is_secret,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,6 +29,10 @@ _KINDS = inspect.Parameter
 
 def encode_hook(value: object) -> object:
     """Turn a value that msgspec does not know into one that it does (pydantic models)."""
+    if isinstance(value, Secret):
+        raise TypeError(
+            "a Secret travels only as the whole value of an argument declared Secret[…]"
+        )
     dump = getattr(value, "model_dump", None)
     if dump is not None:
         return dump(mode="json")
@@ -37,7 +48,7 @@ def _decode_hook(kind: type, value: object) -> object:
     raise TypeError(msg)
 
 
-_ENCODER = msgspec.json.Encoder(enc_hook=encode_hook)
+ENCODER = msgspec.json.Encoder(enc_hook=encode_hook)
 #: What reading JSON raises, and what a model's own validation usually does.
 _UNREADABLE = (msgspec.DecodeError, ValueError, TypeError, RecursionError)
 _ANY_OBJECT = msgspec.json.Decoder(dict[str, Any])
@@ -45,16 +56,32 @@ _ANY_OBJECT = msgspec.json.Decoder(dict[str, Any])
 
 def encode_json(value: object) -> bytes:
     """Return any JSON value as bytes (TypeError when it is not one)."""
-    return _ENCODER.encode(value)
+    return ENCODER.encode(value)
 
 
 class Signature:
     """What a handler takes: whether a context, and which named arguments of which types."""
 
-    __slots__ = ("_decoder", "_open", "_returns", "names", "task", "wants_context")
+    __slots__ = (
+        "_decoder",
+        "_discreet",
+        "_open",
+        "_returns",
+        "names",
+        "secrets",
+        "task",
+        "wants_context",
+    )
 
-    def __init__(self, task: str, function: Callable[..., object]) -> None:
+    def __init__(
+        self, task: str, function: Callable[..., object], *, discreet: bool = False
+    ) -> None:
         """Read the signature of `function`, the handler of `task` (full name).
+
+        Args:
+            task: its full name.
+            function: the handler.
+            discreet: show no value in an error, whether it is declared secret or not.
 
         Raises:
             ConfigurationError: an annotation cannot be resolved or has no JSON form, or the
@@ -62,6 +89,8 @@ class Signature:
 
         """
         self.task = task
+        self._discreet = discreet
+        self.secrets: dict[str, SecretField] = {}
         parameters = list(inspect.signature(function).parameters.values())
         hints = self._hints(function)
         self.wants_context = bool(parameters) and _is_context(hints.get(parameters[0].name))
@@ -97,30 +126,74 @@ class Signature:
 
         """
         try:
-            body = _ENCODER.encode(arguments)
+            body = ENCODER.encode(arguments)
         except (TypeError, ValueError, msgspec.EncodeError) as error:
-            raise InvalidArguments(self.task, str(error)) from error
-        self.decode(body)
-        return body
+            if not self._discreet:
+                raise InvalidArguments(self.task, str(error)) from error
+            problem = "an argument has no JSON form"
+        else:
+            self._read(body, discreet=self._discreet)
+            return body
+        raise InvalidArguments(self.task, problem)
 
-    def decode(self, body: bytes) -> dict[str, object]:
+    def encode_apart(
+        self, arguments: Mapping[str, object]
+    ) -> tuple[bytes, dict[str, Secret[bytes]]]:
+        """Return a body with null for its secrets, and their JSON by name, after the same check.
+
+        Raises:
+            InvalidArguments: as for `encode`; secrets are not shown.
+
+        """
+        secrets = {
+            name: text
+            for name, field in self.secrets.items()
+            if name in arguments and (text := field.encode(arguments[name])) is not None
+        }
+        return self.encode({**arguments, **dict.fromkeys(secrets)}), secrets
+
+    def decode(
+        self,
+        body: bytes,
+        *,
+        opened: Callable[[str, bytes], bytes] | None = None,
+        discreet: bool = False,
+    ) -> dict[str, object]:
         """Return a body's arguments by name, those that are left out excluded.
+
+        Args:
+            body: JSON.
+            opened: decrypts the JSON of a secret argument, given its name; None leaves it as it is.
+            discreet: show no value in an error, as when the signature is itself discreet.
 
         Raises:
             InvalidArguments: the body is not JSON, or does not fit the signature.
 
         """
+        values = self._read(body, discreet=discreet or self._discreet)
+        for name, field in self.secrets.items():
+            if name in values:
+                text = bytes(values[name])
+                values[name] = field.decode(text if opened is None else opened(name, text))
+        return values
+
+    def _read(self, body: bytes, *, discreet: bool) -> dict[str, Any]:
+        """Return a body's arguments by name, secret ones as they are written."""
         try:
             if self._open:
                 return self._decode_open(body)
             values = self._decoder.decode(body)
         except _UNREADABLE as error:
-            raise InvalidArguments(self.task, str(error)) from error
-        return {
-            name: value
-            for name in self.names
-            if (value := getattr(values, name)) is not msgspec.UNSET
-        }
+            if not discreet:
+                raise InvalidArguments(self.task, str(error)) from error
+            problem = words_of(error)
+        else:
+            return {
+                name: value
+                for name in self.names
+                if (value := getattr(values, name)) is not msgspec.UNSET
+            }
+        raise InvalidArguments(self.task, problem)
 
     def decode_result(self, text: bytes) -> object:
         """Return a handler's value from its JSON text, as its annotation says where that fits.
@@ -133,7 +206,7 @@ class Signature:
         except _UNREADABLE:
             return msgspec.json.decode(text)
 
-    def _decode_open(self, body: bytes) -> dict[str, object]:
+    def _decode_open(self, body: bytes) -> dict[str, Any]:
         every = _ANY_OBJECT.decode(body)
         checked = self._decoder.decode(body)
         for name in self.names:
@@ -164,10 +237,13 @@ class Signature:
         definition: list[tuple[str, Any] | tuple[str, Any, Any]] = []
         for parameter in fields:
             kind = hints.get(parameter.name, Any)
+            if self._note_secret(parameter.name, kind):
+                kind = msgspec.Raw
             if parameter.default is _KINDS.empty:
                 definition.append((parameter.name, kind))
             else:
-                definition.append((parameter.name, kind | msgspec.UnsetType, msgspec.UNSET))
+                optional = kind if kind is msgspec.Raw else kind | msgspec.UnsetType
+                definition.append((parameter.name, optional, msgspec.UNSET))
         try:
             schema = msgspec.defstruct(
                 "Arguments", definition, kw_only=True, forbid_unknown_fields=not self._open
@@ -176,6 +252,25 @@ class Signature:
         except TypeError as error:
             msg = f"task {self.task}: its arguments have no JSON form: {error}"
             raise ConfigurationError(msg) from error
+
+    def _note_secret(self, name: str, hint: object) -> bool:
+        """Keep a parameter that is secret; tell whether it is."""
+        if not is_secret(hint):
+            if hides_secret(hint):
+                msg = (
+                    f"task {self.task}: parameter {name} has a Secret inside its annotation; only a "
+                    "whole argument is secret: Secret[…], or Secret[…] | None"
+                )
+                raise ConfigurationError(msg)
+            return False
+        try:
+            self.secrets[name] = SecretField(
+                self.task, name, hint, encoder=ENCODER, dec_hook=_decode_hook
+            )
+        except TypeError as error:
+            msg = f"task {self.task}: its argument {name} has no JSON form: {error}"
+            raise ConfigurationError(msg) from error
+        return True
 
 
 def _is_context(hint: object) -> bool:

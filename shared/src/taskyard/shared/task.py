@@ -20,7 +20,7 @@ from weakref import WeakSet
 from taskyard.shared.context import Context, S_co
 from taskyard.shared.duration import Duration
 from taskyard.shared.errors import ConfigurationError, NotFound
-from taskyard.shared.job import Job, positive_ttr
+from taskyard.shared.job import Job, encrypting_queues, positive_ttr
 from taskyard.shared.naming import check_queue_name, check_task_name, full_task_name
 from taskyard.shared.retry import RetryPolicy
 from taskyard.shared.signature import Signature
@@ -102,7 +102,7 @@ class Task(Generic[P, R_co]):
     @cached_property
     def signature(self) -> Signature:
         """The handler's parameters; read at first use, when all its types are defined."""
-        return Signature(self.name, self.function)
+        return Signature(self.name, self.function, discreet=self.queue.encrypt)
 
     def job(self, *args: P.args, **kwargs: P.kwargs) -> Job[R_co]:
         """Return a job of this task with these arguments (without the context).
@@ -112,7 +112,10 @@ class Task(Generic[P, R_co]):
 
         """
         signature = self.signature
-        body = signature.encode(signature.bind(args, kwargs))
+        arguments = signature.bind(args, kwargs)
+        if signature.secrets:
+            return cast("Job[R_co]", Job.from_body(self, *signature.encode_apart(arguments)))
+        body = signature.encode(arguments)
         # `Job[R_co].from_body` would cost microseconds at run time.
         return cast("Job[R_co]", Job.from_body(self, body))
 
@@ -164,6 +167,7 @@ class Queue(Generic[S_co]):
         middleware: Sequence[Middleware] = (),
         type: QueueType = "auto",  # the broker's own word for it
         label: str = "",
+        encrypt: bool = False,
     ) -> None:
         """Declare a queue.
 
@@ -180,6 +184,7 @@ class Queue(Generic[S_co]):
             middleware: run around each handler of this queue, the first outermost.
             type: of the RabbitMQ queue; `auto` resolves once, when it is created.
             label: one line for people.
+            encrypt: the arguments of its jobs travel encrypted (`TASKYARD_ENCRYPTION_KEYS`).
 
         Raises:
             ConfigurationError: a value is not valid.
@@ -195,6 +200,7 @@ class Queue(Generic[S_co]):
         self.middleware = tuple(middleware)
         self.type: QueueType = type
         self.label = label
+        self.encrypt = encrypt
         self.tasks: dict[str, Task[..., Any]] = {}
         if type not in ("auto", "classic", "quorum"):
             msg = f"queue {name}: type {type!r} is not auto, classic or quorum"
@@ -206,6 +212,8 @@ class Queue(Generic[S_co]):
             )
             raise ConfigurationError(msg)
         _declared.add(self)
+        if encrypt:
+            encrypting_queues.add(self)
 
     @overload
     def task(

@@ -48,10 +48,12 @@ PARK_WORKER: Final = "ty-park-worker"
 #: The job's own priority, where a parking lot that orders by priority needs one for all.
 PARK_PRIORITY: Final = "ty-park-priority"
 
-#: Reserved for encrypted arguments: the content type, and the headers that name key and nonce.
+#: Encrypted arguments: the content type, and the headers that name key and nonce. A single value
+#: that is encrypted inside a JSON body is an object of both, and of its data.
 ENCRYPTED: Final = "application/vnd.taskyard.encrypted"
 ENC_KEY: Final = "ty-enc"
 ENC_NONCE: Final = "ty-enc-nonce"
+ENC_DATA: Final = "ty-enc-data"
 
 #: What a broker adds or acts upon: never published again (`x-death` of a job that passes the same
 #: queue twice makes RabbitMQ before 4.0 drop it; `CC` would multiply the job).
@@ -101,6 +103,10 @@ def _encode_rare(envelope: Envelope, headers: dict[str, object]) -> None:
         headers[GENERATION] = envelope.generation
     if envelope.base != 0:
         headers[BASE] = envelope.base
+    if envelope.enc_key is not None:
+        headers[ENC_KEY] = envelope.enc_key
+    if envelope.enc_nonce is not None:
+        headers[ENC_NONCE] = envelope.enc_nonce
 
 
 def _encode_parking(parking: Parking, headers: dict[str, object]) -> None:
@@ -250,6 +256,8 @@ _READERS: Final[dict[str, tuple[str, Callable[[object], object]]]] = {
     RETRY: ("retry", _text),
     REPLY: ("reply", _addresses),
     TRACEPARENT: ("traceparent", _text),
+    ENC_KEY: ("enc_key", _text),
+    ENC_NONCE: ("enc_nonce", _text),
     PARK_REASON: ("park_reason", _text),
     PARK_AT: ("park_at_ms", _instant),
     PARK_DETAIL: ("park_detail", _text),

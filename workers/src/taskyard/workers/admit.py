@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from taskyard.shared.decide import ttr_s_of
+from taskyard.shared.keyring import NO_KEYS, VARIABLE
 from taskyard.shared.states import ParkReason
 from taskyard.shared.wire import ENCRYPTED
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from taskyard.shared.broker import Delivery
     from taskyard.shared.control import ControlRecord
     from taskyard.shared.envelope import Envelope
+    from taskyard.shared.keyring import KeyRing
     from taskyard.workers.handler import Handler
 
 
@@ -72,6 +74,7 @@ class Rules:
         handlers: what this worker can run, by short and by full name.
         max_deliveries: deliveries of one attempt; the next one parks it.
         max_ttr_s: the longest time to run that the broker bears, in seconds; None: any.
+        keys: for encrypted arguments.
 
     """
 
@@ -79,6 +82,7 @@ class Rules:
     handlers: Mapping[str, Handler]
     max_deliveries: int
     max_ttr_s: float | None = None
+    keys: KeyRing = NO_KEYS
 
 
 def admit(
@@ -101,13 +105,13 @@ def admit(
 
     """
     envelope = delivery.envelope
-    if delivery.defect is not None or envelope.content_type == ENCRYPTED:
-        return _unreadable(delivery)
-    if cancelled is not None:
-        return Cancel(cancelled.by)
+    if delivery.defect is not None or cancelled is not None:
+        return _set_aside(delivery, cancelled)
     handler = rules.handlers.get(envelope.task)
     if handler is None:
         return Park(ParkReason.UNKNOWN_TASK, _unknown(envelope, rules))
+    if envelope.content_type == ENCRYPTED and envelope.enc_key not in rules.keys:
+        return Park(ParkReason.UNDECRYPTABLE, _keyless(envelope, rules))
     if envelope.expires_ms is not None and envelope.expires_ms <= now_ms:
         return Park(ParkReason.EXPIRED, "it was not started before its expiry")
     if delivery.anonymous:
@@ -119,10 +123,17 @@ def admit(
     return RUN
 
 
-def _unreadable(delivery: Delivery) -> Park:
-    if delivery.defect is not None:
-        return Park(ParkReason.INVALID, delivery.defect)
-    return Park(ParkReason.UNDECRYPTABLE, "its arguments are encrypted; this worker has no key")
+def _set_aside(delivery: Delivery, cancelled: ControlRecord | None) -> Admission:
+    if delivery.defect is None and cancelled is not None:
+        return Cancel(cancelled.by)
+    return Park(ParkReason.INVALID, delivery.defect or "")
+
+
+def _keyless(envelope: Envelope, rules: Rules) -> str:
+    return (
+        f"its arguments are encrypted: {rules.keys.missing(envelope.enc_key or '')}; when the key is "
+        f"in {VARIABLE} and the workers are started again, release the job"
+    )
 
 
 def _run(delivery: Delivery, handler: Handler, rules: Rules, losses: int) -> Admission:

@@ -111,7 +111,7 @@ class Attempt:
         self.progress_seen: tuple[float, float | None, str] | None = None
         self._soon: tuple[float, Callable[[], None]] | None = None
         self._kept_until_s: float | None = None
-        self.context: Context[Any] = Context(envelope, self, executor.resources)
+        self.context: Context[Any] = Context(envelope, self, executor.resources, executor.keys)
 
     # as its handler's context sees it
 

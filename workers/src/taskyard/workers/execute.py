@@ -22,6 +22,7 @@ from taskyard.workers.report import fields_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from taskyard.shared.keyring import KeyRing
     from taskyard.workers.machinery import Machinery
 
 _log = get_logger(__name__)
@@ -47,6 +48,7 @@ class Executor:
         self._broker = machinery.broker
         self._rng = machinery.rng
         self._threads = machinery.threads
+        self.keys = machinery.keys
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         # An attempt may be started from within another's end, whose context is not for it.
@@ -69,7 +71,9 @@ class Executor:
             self.extend(attempt, attempt.deadline_s)
         handler = attempt.handler
         if handler.inline:
-            self._threads.submit(partial(_call, self._base.copy(), attempt), self._returned)
+            self._threads.submit(
+                partial(_call, self._base.copy(), attempt, self.keys), self._returned
+            )
         else:
             attempt.task = self._loop.create_task(
                 self._run(attempt), name=handler.task.name, context=self._base.copy()
@@ -152,7 +156,7 @@ class Executor:
                 )()
             else:
                 value = await call_async(
-                    handler.task, attempt.context, bind(handler.task, attempt.envelope)
+                    handler.task, attempt.context, bind(handler.task, attempt.envelope, self.keys)
                 )
         except BaseException as error:  # noqa: BLE001  # whatever ends a handler ends its attempt only
             outcome = self._failed(attempt, error)
@@ -167,12 +171,12 @@ class Executor:
         if attempt.handler.threaded:
             return await self._in_thread(attempt)
         task = attempt.handler.task
-        return await call_async(task, attempt.context, bind(task, attempt.envelope))
+        return await call_async(task, attempt.context, bind(task, attempt.envelope, self.keys))
 
     async def _in_thread(self, attempt: Attempt) -> object:
         result: asyncio.Future[_Returned] = self._loop.create_future()
         self._threads.submit(
-            partial(_call, copy_context(), attempt), partial(self._hand_over, result)
+            partial(_call, copy_context(), attempt, self.keys), partial(self._hand_over, result)
         )
         try:
             _, value, error = await result
@@ -263,14 +267,14 @@ class Executor:
             )
 
 
-def _call(context: ExecutionContext, attempt: Attempt) -> _Returned:
+def _call(context: ExecutionContext, attempt: Attempt, keys: KeyRing) -> _Returned:
     """Call a `def` handler, in its thread."""
-    return context.run(_call_here, attempt)
+    return context.run(_call_here, attempt, keys)
 
 
-def _call_here(attempt: Attempt) -> _Returned:
+def _call_here(attempt: Attempt, keys: KeyRing) -> _Returned:
     task = attempt.handler.task
     try:
-        return attempt, call_sync(task, attempt.context, bind(task, attempt.envelope)), None
+        return attempt, call_sync(task, attempt.context, bind(task, attempt.envelope, keys)), None
     except BaseException as error:  # noqa: BLE001  # whatever ends a handler ends its attempt only
         return attempt, None, error

@@ -89,6 +89,7 @@ class Lane:
             handlers=self.handlers,
             max_deliveries=queue.max_deliveries,
             max_ttr_s=machinery.broker.capabilities.max_ttr_s,
+            keys=machinery.keys,
         )
         self._waiting: deque[_Waiting] = deque()
         self._free = self.slots

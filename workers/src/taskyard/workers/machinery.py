@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from taskyard.shared.broker import Broker
     from taskyard.shared.clock import Clock
+    from taskyard.shared.keyring import KeyRing
     from taskyard.shared.metrics import Metrics
     from taskyard.shared.retry import Random
     from taskyard.workers.children import Children
@@ -49,6 +50,7 @@ class Machinery:
     Attributes:
         name: of this worker, as records carry it (`host:pid`).
         concurrency: slots of a queue that declares none.
+        keys: for encrypted arguments.
         draining: the worker ends when its queues are empty.
 
     """
@@ -59,6 +61,7 @@ class Machinery:
     broker: Broker
     clock: Clock
     rng: Random
+    keys: KeyRing
     metrics: Metrics
     committer: Committer
     recall: Recall

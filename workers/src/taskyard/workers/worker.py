@@ -97,8 +97,8 @@ class Worker:
             rng: for jitter.
 
         Raises:
-            ConfigurationError: a task cannot be run, or its time to run is longer than the
-                broker bears.
+            ConfigurationError: a key is not valid, a task cannot be run, or its time to run is
+                longer than the broker bears.
 
         """
         self.broker = broker
@@ -133,6 +133,7 @@ class Worker:
             broker=broker,
             clock=self._clock,
             rng=rng or random.Random(),
+            keys=settings.key_ring(),
             metrics=self.metrics,
             committer=self.committer,
             recall=self._recall,

@@ -11,6 +11,7 @@ import msgspec
 from taskyard.broker_setup import parking
 from taskyard.broker_setup.cli.output import instant, print_json, print_table
 from taskyard.broker_setup.session import operator, run_with_broker
+from taskyard.shared.sealing import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -164,10 +165,6 @@ def _line(job: ParkedJob) -> list[object]:
 
 def _document(job: ParkedJob) -> dict[str, Any]:
     envelope, about = job.envelope, job.envelope.parking
-    try:
-        args = msgspec.json.decode(envelope.body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        args = f"{len(envelope.body)} bytes that cannot be read as JSON"
     return {
         "id": envelope.id,
         "queue": envelope.queue,
@@ -181,6 +178,6 @@ def _document(job: ParkedJob) -> dict[str, Any]:
         "priority": envelope.priority,
         "enqueued_at": instant(envelope.enqueued_ms),
         "app": envelope.app,
-        "args": args,
+        "args": shown(envelope),
         "error": None if about is None or about.error is None else msgspec.to_builtins(about.error),
     }

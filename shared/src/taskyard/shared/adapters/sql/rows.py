@@ -39,6 +39,8 @@ class Stored(msgspec.Struct, array_like=True, gc=False):
     message_id: str = ""
     parking: Parking | None = None
     extra: dict[str, object] | None = None
+    enc_key: str | None = None
+    enc_nonce: str | None = None
 
 
 class JobRow(NamedTuple):
@@ -92,6 +94,7 @@ def encode(e: Envelope, message_id: str) -> bytes:
             e.id, e.queue, e.task, e.content_type, e.priority, e.attempt, e.deliveries,
             e.enqueued_ms, e.not_before_ms, e.expires_ms, e.ttr_ms, e.app, e.context, e.parent,
             e.generation, e.base, e.retry, e.reply, e.traceparent, message_id, e.parking, e.extra,
+            e.enc_key, e.enc_nonce,
         )
     )  # fmt: skip
 
@@ -105,7 +108,8 @@ def decode(blob: bytes, body: bytes) -> Envelope:
         enqueued_ms=s.enqueued_ms, not_before_ms=s.not_before_ms, expires_ms=s.expires_ms,
         ttr_ms=s.ttr_ms, app=s.app, context=s.context, parent=s.parent, generation=s.generation,
         base=s.base, retry=s.retry, reply=s.reply, traceparent=s.traceparent,
-        message_id=s.message_id, parking=s.parking, extra=s.extra,
+        message_id=s.message_id, parking=s.parking, extra=s.extra, enc_key=s.enc_key,
+        enc_nonce=s.enc_nonce,
     )  # fmt: skip
 
 
