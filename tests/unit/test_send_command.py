@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from taskyard.producer.cli import arguments, instant, split_target
-from taskyard.shared import Context, Fail, Queue, RetryPolicy
+from taskyard.shared import Context, Fail, Queue, RetryPolicy, Secret
 from taskyard.shared.broker import Broker, QueueSpec, SetupSpec
 from taskyard.shared.brokers import connect
 from taskyard.shared.cli import main
@@ -32,6 +34,11 @@ test.__test__ = False  # type: ignore[attr-defined]  # it is a task, named as LQ
 @queue.task
 def echo(**rest: object) -> object:
     return rest
+
+
+@queue.task
+def pay(ctx: Context, card: Secret[str]) -> object:
+    return {"end": card.reveal()[-4:], "shown": repr(ctx.args)}
 
 
 @queue.task
@@ -149,7 +156,7 @@ def test_a_failed_job_exits_1_with_its_traceback(send: Run) -> None:
     [
         (["send-tests"], "is not QUEUE:TASK"),
         ([":test"], "is not QUEUE:TASK"),
-        (["send-tests:echo", "n"], "'n' is not KEY=VALUE"),
+        (["send-tests:echo", "n"], "argument 1 is not KEY=VALUE"),
         (["send-tests:echo", "n=1", "n=2"], "'n' is given twice"),
         (["send-tests:echo:x", "message=y"], "'message' is given twice"),
         (["send-tests:echo", "n=1", "--args", "{}"], "not both"),
@@ -227,3 +234,59 @@ def test_dates_carry_their_zone() -> None:
     assert instant("2035-01-31 19:00+01:00") == datetime(2035, 1, 31, 18, tzinfo=UTC)
     with pytest.raises(click.UsageError, match="UTC"):
         instant("2035-01-31")
+
+
+# ---------------------------------------------------------------- encrypted arguments
+
+
+def test_a_secret_is_sealed_and_not_printed(send: Run) -> None:
+    """`--secret` gives a Secret, as text whatever it looks like (ZS-21)."""
+    code, out, err = send("send-tests:pay", "--secret", "card=4111111111111111", "--wait")
+    assert (code, json.loads(out)["end"]) == (0, "1111")
+    assert "4111111111111111" not in out + err
+
+
+def test_a_secret_is_read_from_standard_input(send: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it stands on no command line; its last line break is not part of it."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("4111111111111234\n"))
+    code, out, _ = send("send-tests:pay", "--secret", "card", "--wait")
+    assert (code, json.loads(out)["end"]) == (0, "1234")
+
+
+def test_everything_can_be_encrypted(send: Run) -> None:
+    """`--encrypt` is the job's option."""
+    code, out, _ = send("send-tests:echo", "n=7", "--encrypt", "--wait")
+    assert (code, json.loads(out)) == (0, {"n": 7})
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["card=1", "--secret", "card=4111"], "argument 'card' is given twice"),
+        (["--secret", "=4111"], "--secret needs KEY"),
+        (["--secret", "a", "--secret", "b"], "only one --secret can be read"),
+        (["4111", "--encrypt"], "argument 1 is not KEY=VALUE"),
+    ],
+)
+def test_wrong_secrets_are_refused_unquoted(send: Run, options: list[str], words: str) -> None:
+    """What is wrong is said without the value."""
+    code, out, err = send("send-tests:pay", *options)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert "4111" not in err
+
+
+async def test_without_a_key_nothing_leaves(
+    memory: Broker, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the variable, and the queue stays empty (ZS-21)."""
+    monkeypatch.delenv("TASKYARD_ENCRYPTION_KEYS", raising=False)
+    before = await memory.stats(["send-tests"])
+    code, out, err = await asyncio.to_thread(
+        Run(capsys), "send-tests:pay", "--secret", "card=4111111111111111"
+    )
+    assert (code, out) == (2, "")
+    assert "TASKYARD_ENCRYPTION_KEYS is not set" in err
+    assert "4111111111111111" not in err
+    after = await memory.stats(["send-tests"])
+    assert after["send-tests"].ready == before["send-tests"].ready

@@ -11,8 +11,10 @@ from taskyard.shared import Queue
 from taskyard.shared.broker import Delivery
 from taskyard.shared.control import cancel_record
 from taskyard.shared.envelope import Envelope
+from taskyard.shared.keyring import KeyRing
 from taskyard.shared.metrics import Metrics
 from taskyard.shared.states import ParkReason
+from taskyard.shared.wire import ENCRYPTED
 from taskyard.workers.admit import (
     MINT,
     RECOUNT,
@@ -168,8 +170,24 @@ def test_a_park_keeps_everything_and_says_why():
     assert (parked.priority, parked.app, parked.id) == (7, "shop", "j")
 
 
-def test_encrypted_arguments_are_parked_as_such() -> None:
-    """A worker without the key neither runs the job nor calls its arguments invalid."""
-    admission = decide(content_type="application/vnd.taskyard.encrypted")
-    assert isinstance(admission, Park)
-    assert admission.reason is ParkReason.UNDECRYPTABLE
+def test_encrypted_arguments_without_their_key_are_parked_as_such() -> None:
+    """A worker without the key neither runs the job nor calls its arguments invalid (ZS-21)."""
+    for key, words in ((None, "no key ''"), ("k2", "no key 'k2' (it has none)")):
+        admission = decide(content_type=ENCRYPTED, enc_key=key, enc_nonce="AAAA")
+        assert isinstance(admission, Park)
+        assert admission.reason is ParkReason.UNDECRYPTABLE
+        assert words in admission.detail
+        assert "release the job" in admission.detail
+
+
+def test_encrypted_arguments_with_their_key_run() -> None:
+    """Having the key is enough to admit a job; whether it opens is seen where it runs."""
+    delivery = Delivery(envelope=envelope(content_type=ENCRYPTED, enc_key="k1"))
+    keys = KeyRing({"k2": b"2" * 32, "k1": b"1" * 32})
+    rules = Rules(queue="work", handlers=RULES.handlers, max_deliveries=5, keys=keys)
+    assert admit(delivery, rules, now_ms=NOW) is RUN
+
+
+def test_a_cancel_needs_no_key() -> None:
+    """An operator's cancel ends a job that this worker cannot read."""
+    assert isinstance(decide(content_type=ENCRYPTED, enc_key="k1", cancelled=True), Cancel)

@@ -118,10 +118,10 @@ def arguments(message: str | None, pairs: tuple[str, ...], text: str | None) -> 
             raise click.UsageError("give --args, or a message and KEY=VALUE, not both")
         return _object(text)
     found: dict[str, object] = {} if message is None else {"message": message}
-    for pair in pairs:
+    for number, pair in enumerate(pairs, 1):
         key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise click.UsageError(f"{pair!r} is not KEY=VALUE")
+        if not equals or not key:  # not quoted: it may be meant to travel encrypted
+            raise click.UsageError(f"argument {number} is not KEY=VALUE")
         if key in found:
             raise click.UsageError(f"argument {key!r} is given twice")
         found[key] = _value(value)

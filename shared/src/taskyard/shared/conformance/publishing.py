@@ -54,6 +54,8 @@ def full(queue: str, now_ms: int) -> Envelope:
         retry='{"attempts":9,"first":0.5}',
         reply=("inbox.one", "inbox.two"),
         traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        enc_key="k1",
+        enc_nonce="AAECAwQFBgcICQoL",
         extra={"ty-future": "später", "ty-number": 12, "ty-flag": True},
     )
 
