@@ -70,7 +70,7 @@ async def many(
     holder: Secret[Holder],
     kind: Secret[Kind] = Secret(Kind.VISA),  # noqa: B008
     cvc: Secret[str] | None = None,
-    bare: Annotated[Secret, "any"] = Secret(None),  # type: ignore[type-arg]  # noqa: B008
+    bare: Annotated[Secret, "any"] = Secret(None),  # noqa: B008
 ) -> None: ...
 
 
