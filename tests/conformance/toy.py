@@ -184,8 +184,11 @@ class ToyBroker(Partial):
         holder = self._hold(self.server.lots, queue)
         free = [kept for kept in holder.lane if kept.holder is None]
         meant = [kept for kept in free if select.matches(kept.envelope)]
+        meant = meant[: select.limit]
         try:
-            yield [holder.claim(kept) for kept in meant[: select.limit]]
+            for start in range(0, len(meant), select.batch):
+                batch = meant[start : start + select.batch]
+                yield [holder.claim(kept) for kept in batch if kept.holder is None]
         finally:
             holder.give_back()
 

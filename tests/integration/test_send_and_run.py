@@ -63,14 +63,15 @@ async def test_a_message_makes_the_round_trip(yard: Yard) -> None:
 
 
 async def test_exit_codes_tell_how_it_ended(yard: Yard) -> None:
-    """0 done, 1 failed or parked, 2 wrong, 124 not in time (ZS-15, ZS-19)."""
+    """0 done, 1 failed, parked or not found, 2 wrong, 124 not in time (ZS-15, ZS-19)."""
     await yard.work()
     for args, expected, words in (
         (("default:fail", "reason=declined"), 1, "failed (logical): declined"),
         (("default:hold", "reason=no stock"), 1, "parked (held): no stock"),
         (("default:nothing",), 1, "parked (unknown_task)"),
         (("default:sleep", "seconds=30", "--timeout", "0.2"), 124, "the job goes on"),
-        (("nope:test:x",), 2, "queue 'nope' does not exist"),
+        (("nope:test:x",), 1, "queue 'nope' does not exist"),
+        (("default:test", "no-pair"), 2, "is not KEY=VALUE"),
     ):
         code, output = await yard.run("send", *args, "--wait")
         assert (code, words in output) == (expected, True), output

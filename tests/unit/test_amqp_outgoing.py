@@ -72,3 +72,11 @@ def test_a_name_that_is_no_utf8_can_be_published_again(make: Maker, name: str) -
     assert not make.job(delivery.envelope).problem
     if name == "type":
         assert "255 bytes" in (delivery.defect or "")
+
+
+def test_headers_that_fit_are_not_said_to_be_left_out(capsys) -> None:
+    """A job with headers of others that fit is written whole, without a warning."""
+    maker = Maker(Names("taskyard"), SystemClock())
+    item = maker.job(Envelope(id="1", queue="q", task="q.t", extra={"ty-released": "x" * 900}))
+    assert b"ty-released" in item.properties
+    assert "left out" not in "".join(capsys.readouterr())

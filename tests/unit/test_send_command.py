@@ -211,9 +211,11 @@ def test_no_result_in_time_exits_124(memory: Broker, capsys: pytest.CaptureFixtu
 def test_an_unknown_queue_exits_with_words(
     memory: Broker, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A queue that does not exist is an error that names what is known (ZS-15, LQ-18)."""
+    """A queue that does not exist is an error that names what is known; exit 1, as for all that is
+    not found (ZS-15, LQ-18).
+    """
     code, out, err = Run(capsys)("send-test:test:hello")
-    assert code == 2
+    assert code == 1
     assert out == ""
     assert "queue 'send-test' does not exist" in err
     assert "Did you mean 'send-tests'?" in err

@@ -1,90 +1,118 @@
-"""Parked jobs: look at them, send them back, give them up.
-
-Taking a job out of its lot and publishing its copy is one settlement, so an interrupted release
-loses nothing: at worst a job is both released and still parked, and says so by its attempt.
-"""
+"""Parked jobs: which ones are meant, and what becomes of one that is sent back or given up."""
 
 from __future__ import annotations
 
-import dataclasses
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from taskyard.broker_setup.intents import check_queues
-from taskyard.shared.broker import ORPHANS, Selection, Settlement, SettleStatus
-from taskyard.shared.errors import ConfigurationError, NotFound, PublishError
+from taskyard.shared.broker import ORPHANS, Selection, Settlement, park_reason_of
+from taskyard.shared.errors import ConfigurationError, NotFound
 from taskyard.shared.feed import FINISHED, FeedRecord, Reply, encode_reply
+from taskyard.shared.naming import full_task_name
+from taskyard.shared.sealing import sealed_arguments
 from taskyard.shared.states import DISCARD_KIND, FailureKind, ParkReason
+from taskyard.shared.wire import ENCRYPTED, RELEASED, WATCH
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
     from taskyard.shared.broker import Broker, Delivery, ParkedJob
     from taskyard.shared.envelope import Envelope
 
-#: What a job without a parking header is: the broker itself set it aside at its delivery limit.
-UNMARKED_REASON: Final = ParkReason.POISON
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moved:
-    """What a release or discard did.
-
-    Attributes:
-        done: ids, in the order of the lot.
-        failed: ids whose settlement was not confirmed; they are still parked.
-
-    """
-
-    done: tuple[str, ...]
-    failed: tuple[str, ...]
-
-
-def reason_of(envelope: Envelope) -> str:
-    """Return why a job is parked."""
-    return envelope.parking.reason if envelope.parking else UNMARKED_REASON
-
 
 def select(
-    ids: Sequence[str], *, reason: str | None, limit: int | None, everything: bool
+    ids: Sequence[str] = (),
+    *,
+    reason: str | None = None,
+    limit: int | None = None,
+    everything: bool = False,
+    task: str | None = None,
+    fingerprint: str | None = None,
 ) -> Selection:
-    """Return the selection that a command's options mean.
+    """Return the selection that a command's options mean; a fingerprint is resolved later.
 
     Raises:
         ConfigurationError: none of them is given, so that everything would be meant by accident.
 
     """
-    if not (ids or reason or limit is not None or everything):
-        msg = "say which parked jobs: ids, -n N, --reason REASON or --all"
+    if not (ids or reason or task or fingerprint or limit is not None or everything):
+        msg = (
+            "say which parked jobs: ids, -n N, --reason REASON, --fingerprint TEXT, --task TASK "
+            "or --all"
+        )
         raise ConfigurationError(msg)
+    check_reason(reason)
+    return Selection(
+        ids=frozenset(ids) if ids else None,
+        reason=reason,
+        limit=limit,
+        task=task,
+        fingerprint=fingerprint,
+    )
+
+
+def check_reason(reason: str | None) -> None:
+    """Raise ConfigurationError for what is no reason to park."""
     if reason is not None and reason not in set(ParkReason):
         msg = f"--reason {reason!r} is none of {', '.join(ParkReason)}"
         raise ConfigurationError(msg)
-    return Selection(ids=frozenset(ids) if ids else None, reason=reason, limit=limit)
 
 
 async def find_parked(broker: Broker, queues: Sequence[str], job_id: str) -> ParkedJob:
-    """Return one parked job by its id (NotFound when no lot of `queues` holds it)."""
+    """Return one parked job by its id (NotFound when no lot of `queues` holds it).
+
+    Where an edit was cut short the lot holds the job as it was, too: the newest is meant.
+    """
+    found: ParkedJob | None = None
     for queue in queues:
         async with aclosing(broker.parked(queue)) as lot:
             async for parked in lot:
-                if parked.envelope.id == job_id:
-                    return parked
+                envelope = parked.envelope
+                if envelope.id == job_id and (
+                    found is None or envelope.generation > found.envelope.generation
+                ):
+                    found = parked
+        if found is not None:
+            return found
     msg = f"job {job_id} is not parked in {', '.join(queues) or 'any queue'}"
     raise NotFound(msg)
 
 
-def released(envelope: Envelope, now_ms: int) -> Envelope:
+def released(
+    envelope: Envelope, now_ms: int, *, by: str, to: str | None = None, watch: str | None = None
+) -> Envelope:
     """Return a parked job as it is sent back: a new attempt with a fresh retry budget, due now.
 
     An expiry that has passed is dropped: whoever releases the job wants it to run.
+
+    Args:
+        envelope: as it is parked.
+        now_ms: when.
+        by: who releases it.
+        to: another queue that it goes to; its task there has the same short name.
+        watch: an address that wants its outcome too; that of an earlier release is taken out.
+
     """
     expired = envelope.expires_ms is not None and envelope.expires_ms <= now_ms
+    extra = dict(envelope.extra or {})
+    earlier = extra.pop(WATCH, None)
+    note: dict[str, object] = {"by": by, "at": now_ms}
+    reply = tuple(address for address in envelope.reply if address != earlier)
+    queue, task = envelope.queue, envelope.task
+    if to is not None and to != queue:
+        note["from"] = queue
+        queue, task = to, full_task_name(to, task.removeprefix(f"{queue}."))
+    if watch is not None:
+        extra[WATCH] = watch
+        reply = (*reply, watch)
+    extra[RELEASED] = msgspec.json.encode(note).decode()
     return msgspec.structs.replace(
         envelope,
+        queue=queue,
+        task=task,
         attempt=envelope.attempt + 1,
         base=envelope.attempt,
         deliveries=1,
@@ -92,51 +120,24 @@ def released(envelope: Envelope, now_ms: int) -> Envelope:
         expires_ms=None if expired else envelope.expires_ms,
         parking=None,
         message_id="",
+        reply=reply,
+        extra=extra,
     )
 
 
-async def release(
-    broker: Broker, queue: str, selection: Selection, *, deadline_s: float = 10.0
-) -> Moved:
-    """Send parked jobs back to their queue, in the order of the lot."""
-
-    def settlement(delivery: Delivery) -> Settlement:
-        return Settlement(delivery=delivery, copies=(released(delivery.envelope, broker.now_ms()),))
-
-    return await _settle_all(broker, queue, selection, settlement, deadline_s)
-
-
-async def discard(
-    broker: Broker, queue: str, selection: Selection, *, by: str, deadline_s: float = 10.0
-) -> Moved:
-    """Give parked jobs up: each ends as failed, with the kind of its cause."""
-
-    def settlement(delivery: Delivery) -> Settlement:
-        return discarded(delivery, by=by, now_ms=broker.now_ms())
-
-    return await _settle_all(broker, queue, selection, settlement, deadline_s)
+def is_sealed(envelope: Envelope) -> bool:
+    """Tell whether arguments are encrypted, all of them or some: they are bound to their task."""
+    return envelope.content_type == ENCRYPTED or bool(sealed_arguments(envelope))
 
 
 def discarded(delivery: Delivery, *, by: str, now_ms: int) -> Settlement:
     """Return the settlement that ends a parked job."""
     envelope = delivery.envelope
-    reason = reason_of(envelope)
+    reason = park_reason_of(envelope)
     kind = DISCARD_KIND[ParkReason(reason)] if reason in set(ParkReason) else FailureKind.DISCARDED
     error = envelope.parking.error if envelope.parking else None
-    record = FeedRecord(
-        event=FINISHED,
-        job=envelope.id,
-        queue=envelope.queue,
-        task=envelope.task,
-        attempt=envelope.attempt,
-        deliveries=envelope.deliveries,
-        message=envelope.message_id,
-        generation=envelope.generation,
-        at=now_ms,
-        outcome="failed",
-        detail=kind,
-        error=error,
-        worker=by,
+    record = FeedRecord.of(
+        envelope, FINISHED, at_ms=now_ms, worker=by, outcome="failed", detail=kind, error=error
     )
     answer = Reply(
         job=envelope.id,
@@ -148,25 +149,6 @@ def discarded(delivery: Delivery, *, by: str, now_ms: int) -> Settlement:
     )
     replies = tuple((address, encode_reply(answer)) for address in envelope.reply)
     return Settlement(delivery=delivery, record=record, replies=replies)
-
-
-async def _settle_all(
-    broker: Broker,
-    queue: str,
-    selection: Selection,
-    settlement: Callable[[Delivery], Settlement],
-    deadline_s: float,
-) -> Moved:
-    done: list[str] = []
-    failed: list[str] = []
-    async with aclosing(broker.take_parked(queue, selection)) as batches:
-        async for batch in batches:
-            statuses = await broker.settle([settlement(d) for d in batch], deadline_s=deadline_s)
-            for delivery, status in zip(batch, statuses, strict=True):
-                (done if status is SettleStatus.SETTLED else failed).append(delivery.envelope.id)
-            if failed:
-                break
-    return Moved(done=tuple(done), failed=tuple(failed))
 
 
 async def lots(broker: Broker, queues: Sequence[str]) -> Sequence[str]:
@@ -183,46 +165,3 @@ async def lots(broker: Broker, queues: Sequence[str]) -> Sequence[str]:
         return queues
     orphans = (await broker.stats([ORPHANS]))[ORPHANS]
     return [*(await broker.queues()), *([ORPHANS] if orphans.exists else [])]
-
-
-async def move_in_each(
-    broker: Broker,
-    queues: Sequence[str],
-    selection: Selection,
-    move: Callable[[Broker, str, Selection], Awaitable[Moved]],
-    verb: str,
-) -> list[str]:
-    """Apply one move to the lots of several queues, the limit counted over all of them.
-
-    Args:
-        broker: open.
-        queues: their names; none means all that the broker has.
-        selection: which jobs.
-        move: `release` or `discard` of one lot.
-        verb: what it does, for errors.
-
-    Returns:
-        The ids moved.
-
-    Raises:
-        PublishError: some settlements were not confirmed; those jobs are still parked.
-        NotFound: nothing matched.
-
-    """
-    done: list[str] = []
-    for queue in await lots(broker, queues):
-        left = None if selection.limit is None else selection.limit - len(done)
-        if left == 0:
-            break
-        moved = await move(broker, queue, dataclasses.replace(selection, limit=left))
-        done += moved.done
-        if moved.failed:
-            msg = (
-                f"{len(done)} {verb}, but {moved.failed[0]} was not confirmed by the broker; "
-                "it and what follows are still parked; run the command again"
-            )
-            raise PublishError(msg, job_id=moved.failed[0], queue=queue)
-    if not done:
-        msg = f"no parked job matches; nothing was {verb}"
-        raise NotFound(msg)
-    return done

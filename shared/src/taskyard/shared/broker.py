@@ -19,6 +19,7 @@ import msgspec
 from taskyard.shared.control import ControlRecord
 from taskyard.shared.envelope import Envelope
 from taskyard.shared.feed import FeedItem, FeedRecord
+from taskyard.shared.naming import full_task_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
@@ -264,21 +265,40 @@ class Selection:
     Attributes:
         ids: only these jobs; None means any.
         reason: only those parked for this reason; None means any.
+        fingerprint: only those of this group (see `fingerprint_of`); None means any.
+        task: only those of this task, by its full name; None means any.
         limit: at most so many, the longest parked first; None means all.
+        batch: how many are handed out at a time, at most `PARKED_BATCH`.
 
     """
 
     ids: frozenset[str] | None = None
     reason: str | None = None
+    fingerprint: str | None = None
+    task: str | None = None
     limit: int | None = None
+    batch: int = PARKED_BATCH
 
     def matches(self, envelope: Envelope) -> bool:
         """Tell whether a job is meant, the limit left aside."""
         if self.ids is not None and envelope.id not in self.ids:
             return False
-        if self.reason is None:
-            return True
-        return (envelope.parking.reason if envelope.parking else "poison") == self.reason
+        if self.task is not None and full_task_name(envelope.queue, envelope.task) != self.task:
+            return False
+        if self.fingerprint is not None and fingerprint_of(envelope) != self.fingerprint:
+            return False
+        return self.reason is None or park_reason_of(envelope) == self.reason
+
+
+def park_reason_of(envelope: Envelope) -> str:
+    """Return why a job is parked; one without a word was parked by the broker, at its limit."""
+    return envelope.parking.reason if envelope.parking else "poison"
+
+
+def fingerprint_of(envelope: Envelope) -> str:
+    """Return what a parked job is grouped by: its error's fingerprint, or else its reason."""
+    error = envelope.parking.error if envelope.parking else None
+    return (error.fingerprint if error else "") or park_reason_of(envelope)
 
 
 # ---------------------------------------------------------------- control, feed, locks, stats
@@ -513,8 +533,9 @@ class Broker(Protocol):
     ) -> AsyncGenerator[Sequence[Delivery], None]:
         """Take matching jobs out of a parking lot, in its order, some at a time.
 
-        Each batch (of at most `PARKED_BATCH`) is to be settled before the next is asked for.
+        Each batch (of at most `select.batch`) is to be settled before the next is asked for.
         What is not settled when the iteration ends, or its process dies, stays parked, in order.
+        Meanwhile others may see less of the lot, so whoever takes slowly takes in turns.
         """
         ...
 

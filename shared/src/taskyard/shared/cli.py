@@ -23,6 +23,7 @@ from taskyard.shared.errors import (
     ResultTimeout,
     TaskyardError,
     Unavailable,
+    UnknownQueue,
 )
 
 GROUP: Final = "taskyard.commands"
@@ -38,7 +39,7 @@ INTERRUPTED: Final = 130  # as shells report SIGINT
 _GROUP_HELP: Final = {
     "broker": "Set a broker up, and look at how it is set up.",
     "queues": "Look at queues, pause and resume them.",
-    "parked": "Look at parked jobs; release or discard them.",
+    "parked": "Look at parked jobs; edit, release or discard them.",
     "jobs": "Look at jobs and control them.",
     "keys": "Keys for encrypted arguments.",
 }
@@ -81,6 +82,8 @@ def exit_code_of(error: TaskyardError) -> int:
         return TIMED_OUT
     if isinstance(error, (Unavailable, ControlUnavailable)):
         return UNAVAILABLE
+    if isinstance(error, UnknownQueue):
+        return NO  # it is a configuration error to a program; here, what was named is not there
     if isinstance(error, (ConfigurationError, InvalidArguments)):
         return USAGE
     if isinstance(error, (NotFound, JobError, PublishError)):

@@ -57,7 +57,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         app: the publishing application.
         context: propagated values, a JSON object as text.
         parent: id of the job that sent this one.
-        generation: raised by each edit of a job that has not started.
+        generation: raised by each edit of a job that has not started, or is parked.
         base: the attempt after which the retry budget starts anew (raised by a release).
         retry: the job's own retry policy, as JSON text.
         reply: addresses that want the outcome.

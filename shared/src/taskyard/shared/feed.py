@@ -6,7 +6,7 @@ happened to them reaches it as records, many to a message (a JSON array).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, TypedDict
 
 import msgspec
 
@@ -15,6 +15,9 @@ from taskyard.shared.outcomes import ErrorInfo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Self
+
+    from typing_extensions import Unpack
 
     JsonValue: TypeAlias = msgspec.Raw | None
 else:
@@ -25,6 +28,18 @@ VERSION: Final = 1
 
 STARTED: Final = "started"
 FINISHED: Final = "finished"
+
+
+class Facts(TypedDict, total=False):
+    """What a record may say beside whose run it is about; see `FeedRecord`."""
+
+    outcome: str
+    detail: str
+    due: int | None
+    wait_ms: int | None
+    run_ms: int | None
+    error: ErrorInfo | None
+    value: JsonValue
 
 
 class FeedRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -69,6 +84,34 @@ class FeedRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     value: JsonValue = None
     worker: str = ""
     v: int = VERSION
+
+    @classmethod
+    def of(
+        cls, envelope: Envelope, event: str, *, at_ms: int, worker: str, **facts: Unpack[Facts]
+    ) -> Self:
+        """Return a record about the run that an envelope was delivered for.
+
+        Args:
+            envelope: as it was delivered.
+            event: `started` or `finished`.
+            at_ms: when, in milliseconds since the epoch.
+            worker: who says so.
+            facts: the other fields.
+
+        """
+        return cls(
+            event=event,
+            job=envelope.id,
+            queue=envelope.queue,
+            task=envelope.task,
+            attempt=envelope.attempt,
+            deliveries=envelope.deliveries,
+            message=envelope.message_id,
+            generation=envelope.generation,
+            at=at_ms,
+            worker=worker,
+            **facts,
+        )
 
 
 class FeedItem(msgspec.Struct, frozen=True, kw_only=True):

@@ -171,6 +171,17 @@ def revealed(envelope: Envelope, keys: KeyRing) -> dict[str, object]:
 # ---------------------------------------------------------------- showing
 
 
+def sealed_arguments(envelope: Envelope) -> frozenset[str]:
+    """Return which arguments of a body that is not itself encrypted are."""
+    if _MARK not in envelope.body or envelope.content_type == ENCRYPTED:
+        return frozenset()
+    try:
+        values = _raw_object.decode(envelope.body)
+    except _UNREADABLE:
+        return frozenset()
+    return frozenset(name for name, raw in values.items() if _sealed(bytes(raw)) is not None)
+
+
 def shown(envelope: Envelope) -> object:
     """Return a job's arguments for people: plain JSON, with words where something is encrypted."""
     if envelope.content_type == ENCRYPTED:

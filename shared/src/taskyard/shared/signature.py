@@ -177,6 +177,15 @@ class Signature:
                 values[name] = field.decode(text if opened is None else opened(name, text))
         return values
 
+    def check(self, body: bytes) -> None:
+        """Check a body as `decode` does, with its secrets left closed.
+
+        Raises:
+            InvalidArguments: as for `decode`.
+
+        """
+        self._read(body, discreet=self._discreet)
+
     def _read(self, body: bytes, *, discreet: bool) -> dict[str, Any]:
         """Return a body's arguments by name, secret ones as they are written."""
         try:

@@ -48,6 +48,12 @@ PARK_WORKER: Final = "ty-park-worker"
 #: The job's own priority, where a parking lot that orders by priority needs one for all.
 PARK_PRIORITY: Final = "ty-park-priority"
 
+#: What an operator did to a parked job: carried as headers that nobody on the way needs to read.
+RELEASED: Final = "ty-released"
+EDITED: Final = "ty-edited"
+#: The address in `ty-reply` that belongs to whoever watches a release, not to the job's sender.
+WATCH: Final = "ty-watch"
+
 #: Encrypted arguments: the content type, and the headers that name key and nonce. A single value
 #: that is encrypted inside a JSON body is an object of both, and of its data.
 ENCRYPTED: Final = "application/vnd.taskyard.encrypted"

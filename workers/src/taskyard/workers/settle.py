@@ -65,19 +65,8 @@ def settle(outcome: Outcome, run: Run) -> Settlement:
 
 def started_record(envelope: Envelope, *, started_ms: int, worker: str) -> FeedRecord:
     """Return the record that an attempt has begun."""
-    return FeedRecord(
-        event=STARTED,
-        job=envelope.id,
-        queue=envelope.queue,
-        task=envelope.task,
-        attempt=envelope.attempt,
-        deliveries=envelope.deliveries,
-        message=envelope.message_id,
-        generation=envelope.generation,
-        at=started_ms,
-        worker=worker,
-        wait_ms=_wait_ms(envelope, started_ms),
-    )
+    wait_ms = _wait_ms(envelope, started_ms)
+    return FeedRecord.of(envelope, STARTED, at_ms=started_ms, worker=worker, wait_ms=wait_ms)
 
 
 def _succeeded(outcome: Succeeded, run: Run) -> Settlement:
@@ -165,16 +154,11 @@ def _record(
     if not run.recording:
         return None
     envelope, started_ms = run.envelope, run.started_ms
-    return FeedRecord(
-        event=FINISHED,
-        job=envelope.id,
-        queue=envelope.queue,
-        task=envelope.task,
-        attempt=envelope.attempt,
-        deliveries=envelope.deliveries,
-        message=envelope.message_id,
-        generation=envelope.generation,
-        at=run.at_ms,
+    return FeedRecord.of(
+        envelope,
+        FINISHED,
+        at_ms=run.at_ms,
+        worker=run.worker,
         outcome=OUTCOME_NAMES[type(outcome)],
         detail=detail,
         due=due,
@@ -182,7 +166,6 @@ def _record(
         run_ms=None if started_ms is None else max(run.at_ms - started_ms, 0),
         error=error,
         value=value,
-        worker=run.worker,
     )
 
 

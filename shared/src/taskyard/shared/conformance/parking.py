@@ -25,6 +25,7 @@ from taskyard.shared.conformance.scene import (
 )
 from taskyard.shared.envelope import Parking
 from taskyard.shared.errors import TaskyardError, UnknownQueue
+from taskyard.shared.outcomes import ErrorInfo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +48,22 @@ async def park_all(
         await park(broker, got[envelope.id], Parking(reason=reason, at_ms=broker.now_ms()))
     await consumer.stop()
     return sent
+
+
+async def park_failed(
+    harness: Harness, broker: Broker, queue: str, fingerprints: Sequence[str]
+) -> list[str]:
+    """Park one new job for each fingerprint (empty: without an error); return their ids."""
+    sent = [job(queue) for _ in fingerprints]
+    await publish(broker, *sent)
+    consumer = await broker.consume(queue, credit=len(sent))
+    got = {d.envelope.id: d for d in await take(harness, consumer, len(sent))}
+    for envelope, name in zip(sent, fingerprints, strict=True):
+        error = ErrorInfo(type="E", fingerprint=name) if name else None
+        parking = Parking(reason="held", at_ms=broker.now_ms(), error=error)
+        await park(broker, got[envelope.id], parking)
+    await consumer.stop()
+    return ids(sent)
 
 
 async def browse(broker: Broker, queue: str) -> list[str]:
@@ -176,6 +193,39 @@ class ParkingLots(Room):
         ]
         assert await discard(broker, queue, Selection(reason="exhausted")) == [sent[3]]
         assert await browse(broker, queue) == [sent[1], sent[4]]
+
+    async def test_by_fingerprint_and_task(self, harness: Harness) -> None:
+        """Jobs are picked by what they failed with, or by their task; those without an error are
+        grouped by their reason (LQ-16).
+        """
+        (queue,) = await harness.queues()
+        broker = await harness.open()
+        names = ["E at a:f", "E at b:g", "", "E at a:f", "E at a:f"]
+        sent = await park_failed(harness, broker, queue, names)
+        assert await discard(broker, queue, Selection(fingerprint="E at a:f", limit=2)) == [
+            sent[0],
+            sent[3],
+        ]
+        assert await discard(broker, queue, Selection(fingerprint="held")) == [sent[2]]
+        assert await discard(broker, queue, Selection(fingerprint="E at a:f", reason="x")) == []
+        assert await discard(broker, queue, Selection(task=f"{queue}.none")) == []
+        assert await discard(broker, queue, Selection(task=f"{queue}.test", limit=1)) == [sent[1]]
+        assert await browse(broker, queue) == [sent[4]]
+
+    async def test_in_small_batches(self, harness: Harness) -> None:
+        """Whoever works slowly is handed few at a time; what it leaves keeps its place (SQ-07)."""
+        (queue,) = await harness.queues()
+        broker = await harness.open()
+        sent = ids(await park_all(harness, broker, queue, ["held"] * 7))
+        sizes: list[int] = []
+        gone: list[str] = []
+        async for batch in broker.take_parked(queue, Selection(batch=2)):
+            sizes.append(len(batch))
+            await finish(broker, batch[:1])
+            gone += ids([delivery.envelope for delivery in batch[:1]])
+        assert sizes == [2, 2, 2, 1]
+        assert gone == sent[::2]
+        assert await browse(broker, queue) == sent[1::2]
 
     async def test_an_interrupted_take_loses_nothing(self, harness: Harness) -> None:
         """What was taken and not settled stays parked, in its place (BS-06, SQ-07)."""

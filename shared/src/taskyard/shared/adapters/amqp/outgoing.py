@@ -115,10 +115,11 @@ class Maker:
         now_ms = self._clock.now_ms()
         try:
             item.properties = wire.encode(envelope, message_id, now_ms, with_queue=with_queue)
-            for smaller in _smaller(envelope):
+            fits = len(item.properties) <= self.room_bytes
+            for smaller in () if fits else _smaller(envelope):
+                item.properties = wire.encode(smaller, message_id, now_ms, with_queue=with_queue)
                 if len(item.properties) <= self.room_bytes:
                     break
-                item.properties = wire.encode(smaller, message_id, now_ms, with_queue=with_queue)
         except (ValueError, AttributeError, TypeError) as error:
             item.problem = f"the job cannot be written as AMQP: {error}"
         return self._checked(item)

@@ -25,7 +25,7 @@ from taskyard.shared.adapters.amqp.channel import (
 )
 from taskyard.shared.adapters.amqp.consumer import EXACT_COUNTS
 from taskyard.shared.adapters.amqp.intake import Intake
-from taskyard.shared.broker import ORPHANS, PARKED_BATCH, ParkedJob
+from taskyard.shared.broker import ORPHANS, ParkedJob
 from taskyard.shared.envelope import Parking
 from taskyard.shared.errors import ConfigurationError, Unavailable, UnknownQueue
 
@@ -104,7 +104,7 @@ async def take_parked(
                 left -= 1
                 if left == 0:
                     break
-            if len(batch) == PARKED_BATCH:
+            if len(batch) == select.batch:
                 yield batch
                 batch = []
         if batch:

@@ -17,7 +17,6 @@ from taskyard.shared.adapters.memory.mailbox import Signal
 from taskyard.shared.adapters.memory.settling import Settler, handover_of
 from taskyard.shared.adapters.memory.state import CONTROL, FEED, MemoryState
 from taskyard.shared.broker import (
-    PARKED_BATCH,
     SUPPLIED,
     Capabilities,
     ControlBatch,
@@ -169,7 +168,7 @@ class MemoryBroker(Handle):
                     self._session.handovers.add(handover)
                 taken.append(handover)
                 batch.append(handover.delivery())
-                if len(batch) == PARKED_BATCH:
+                if len(batch) == select.batch:
                     yield batch
                     batch = []
             if batch:

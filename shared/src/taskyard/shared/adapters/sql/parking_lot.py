@@ -42,7 +42,7 @@ async def take(
     after, left = 0, select.limit
     try:
         while left is None or left > 0:
-            limit = PARKED_BATCH if left is None else min(left, PARKED_BATCH)
+            limit = select.batch if left is None else min(left, select.batch)
             want = _Want(
                 queue=queue,
                 select=select,
@@ -51,14 +51,15 @@ async def take(
                 owner=presence.id,
                 fence=fence,
             )
-            page = await engine.write(want.take, weight=limit)
-            if not page:
+            page, seen = await engine.write(want.take, weight=limit)
+            if seen is None:
                 return
-            yield [
-                delivery(blob, body, Token(seq, presence.id, fence), queue=queue, failures=0)
-                for seq, blob, body in zip(page.numbers[0], *page.blobs, strict=True)
-            ]
-            after = page.numbers[0][-1]
+            if page:
+                yield [
+                    delivery(blob, body, Token(seq, presence.id, fence), queue=queue, failures=0)
+                    for seq, blob, body in zip(page.numbers[0], *page.blobs, strict=True)
+                ]
+            after = seen
             left = None if left is None else left - len(page)
     finally:
         # A handle that has ended took its marks with it.
@@ -78,13 +79,15 @@ class _Want:
     owner: int
     fence: int
 
-    def take(self, session: Session) -> Packed:
-        """Mark the rows as ours and return them."""
+    def take(self, session: Session) -> tuple[Packed, int | None]:
+        """Mark rows as ours; return them, and the last one looked at (None: there are no more)."""
         _check(session, self.queue)
+        # What a group or a task is stands in the envelope: there a page is looked through.
+        inside = self.select.fingerprint is not None or self.select.task is not None
         parameters: Named = {
             "queue": self.queue,
             "after": self.after,
-            "limit": self.limit,
+            "limit": PARKED_BATCH if inside else self.limit,
             "reason": self.select.reason,
         }
         sql = queries.PARKED_FREE
@@ -92,6 +95,11 @@ class _Want:
             sql = queries.PARKED_FREE_IDS
             parameters["ids"] = json_list(sorted(self.select.ids))
         page = _packed(session, sql, parameters)
+        if not page:
+            return page, None
+        seen = page.numbers[0][-1]
+        if inside:
+            page, seen = self._matching(page)
         if page:
             mark: Named = {
                 "owner": self.owner,
@@ -99,7 +107,21 @@ class _Want:
                 "seqs": json_list(page.numbers[0]),
             }
             session.run(queries.PARKED_TAKE, mark)
-        return page
+        return page, seen
+
+    def _matching(self, page: Packed) -> tuple[Packed, int]:
+        """Return the rows that are meant, and the last one looked at."""
+        found = Packed([[]], [[], []])
+        seen = self.after
+        for seq, blob, body in zip(page.numbers[0], *page.blobs, strict=True):
+            if len(found) == self.limit:
+                break
+            seen = seq
+            if self.select.matches(parked_job(seq, blob, body, self.queue).envelope):
+                found.numbers[0].append(seq)
+                found.blobs[0].append(blob)
+                found.blobs[1].append(body)
+        return found, seen
 
 
 def _page(session: Session, queue: str, after: int) -> Packed:
