@@ -28,7 +28,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
         "$(ls /wheels/taskyard_shared-*.whl)[encryption]" \
         /wheels/taskyard_producer-*.whl \
         /wheels/taskyard_broker_setup-*.whl \
-        "$(ls /wheels/taskyard_workers-*.whl)[fast]"
+        "$(ls /wheels/taskyard_workers-*.whl)[fast,http]"
 
 # ── worker: what runs ────────────────────────────────────────────────────────────────────────
 FROM python:${PYTHON} AS worker

@@ -377,3 +377,26 @@ async def test_the_async_producer_does_the_same(queue: Queue[object]) -> None:
         assert len(await producer.send_many([on_loop.job(), in_thread.job()])) == 2
         counted = producer.metrics.expose().decode()
     assert 'outcome="confirmed",queue="eager",task="eager.on_loop"} 4.0' in counted
+
+
+def test_a_handler_calls_another_job(producer: Producer, queue: Queue[object]) -> None:
+    """ZS-22: its value or its error comes back, in a coroutine and in a thread."""
+
+    @queue.task
+    async def child(n: int) -> int:
+        if n < 0:
+            raise Fail("below zero")
+        return n * 2
+
+    @queue.task
+    async def parent(ctx: Context, n: int) -> int:
+        return await ctx.call(child.job(n)) + 1
+
+    @queue.task
+    def threaded(ctx: Context, n: int) -> int:
+        return ctx.call_from_thread(child.job(n)) + 1
+
+    for task in (parent, threaded):
+        assert producer.send(task.job(3).options(reply=True)).result() == 7
+        with pytest.raises(JobParked, match="below zero"):
+            producer.send(task.job(-3).options(reply=True, retry=RetryPolicy(attempts=1))).result()

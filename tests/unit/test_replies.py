@@ -8,7 +8,7 @@ import threading
 import msgspec
 import pytest
 
-from taskyard.producer.handle import Handle
+from taskyard.producer.handle import AsyncHandle, Handle
 from taskyard.producer.replies import Replies
 from taskyard.shared import ConfigurationError, Job, JobParked, ResultTimeout, Unavailable
 from taskyard.shared.feed import Reply
@@ -99,3 +99,33 @@ def test_closing_ends_the_waiting(replies: Replies) -> None:
 def test_a_foreign_message_in_the_inbox_is_dropped(replies: Replies, body: bytes) -> None:
     """What is no reply is logged and does no harm."""
     replies._read_one(body)
+
+
+class LostInbox:
+    """An address that the broker takes away."""
+
+    address = "a"
+
+    async def take(self) -> list[bytes]:
+        raise Unavailable("the queue is gone")
+
+    async def close(self) -> None: ...
+
+
+async def test_a_lost_address_ends_all_waiting() -> None:
+    """ZS-22, B-13: nobody waits for ever for what cannot arrive, and the next job is heard of again."""
+
+    class Broker:
+        async def inbox(self) -> LostInbox:
+            return LostInbox()
+
+    replies = Replies(Broker())  # type: ignore[arg-type]  # all of a broker that is used
+    job = Job[object](queue="a", task="b")
+    waiting = AsyncHandle(job, replies.expect(job.id))
+    await replies.open(1)
+    with pytest.raises(Unavailable, match=rf"job {job.id}: .*lost \(the queue is gone\).*goes on"):
+        await waiting.result(timeout=10)
+    assert replies.address is None
+    again = AsyncHandle(job, replies.expect(job.id))
+    replies.deliver(done(job.id))
+    assert await again.result(timeout=0) == 1

@@ -200,7 +200,14 @@ def _print_result(handle: Handle[object], timeout: str | None, *, as_json: bool)
         outcome = type(error).__name__.removeprefix("Job").lower()
         _fail(handle, outcome, str(error), code=NO, kind=error.kind, as_json=as_json)
     else:
-        found = {"id": handle.id, "outcome": "succeeded", "result": value}
+        found: dict[str, object] = {
+            "id": handle.id,
+            "outcome": "succeeded",
+            "logical": handle.logical,
+        }
+        if handle.said:
+            found["said"] = handle.said
+        found["result"] = value
         click.echo(_json(found if as_json else value))
 
 

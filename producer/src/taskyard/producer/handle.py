@@ -18,6 +18,7 @@ from taskyard.shared.errors import (
     ResultTimeout,
     Unavailable,
 )
+from taskyard.shared.states import FailureKind
 
 if TYPE_CHECKING:
     from taskyard.producer.replies import Awaited
@@ -46,6 +47,25 @@ class _Sent(Generic[R_co]):
     def done(self) -> bool:
         """Whether an outcome has arrived (False for a job sent without `reply`)."""
         return self._awaited is not None and self._awaited.reply is not None
+
+    @property
+    def logical(self) -> str:
+        """How it ended by its own logic: `ok`, `completed` or `failed`; empty if that is not known.
+
+        `completed` says that its handler returned without a word on success (`ctx.ok`).
+        """
+        reply = None if self._awaited is None else self._awaited.reply
+        if reply is None:
+            return ""
+        if reply.outcome == "succeeded":
+            return "completed" if reply.ok is None else "ok"
+        return "failed" if reply.detail == FailureKind.LOGICAL.value else ""
+
+    @property
+    def said(self) -> str:
+        """The handler's own words on its success (`ctx.ok`); empty if there are none."""
+        reply = None if self._awaited is None else self._awaited.reply
+        return (reply.ok or "") if reply is not None else ""
 
     def __repr__(self) -> str:
         """Show which job it is."""

@@ -6,6 +6,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from taskyard.producer.call import envelope_of
+from taskyard.producer.handle import AsyncHandle
 from taskyard.producer.replies import Awaited
 from taskyard.producer.tally import Tally
 from taskyard.shared.broker import PublishStatus, Receipt
@@ -49,7 +50,9 @@ class Inline:
         self._tally = Tally(metrics)
         self._clock = SystemClock()
         self._keys = settings.key_ring() or _passing_key()
-        self._eager = Eager(rng=random.Random(), send=self.run_id, keys=self._keys)
+        self._eager = Eager(
+            rng=random.Random(), send=self.run_id, call=self.run_value, keys=self._keys
+        )
 
     def prepare(self, job: Job[Any]) -> tuple[Task[..., Any], Envelope]:
         """Return the job's task, and the job as it would travel; callable from any thread.
@@ -88,6 +91,11 @@ class Inline:
         """Run a job to its end and return its id."""
         await self.run(*self.prepare(job))
         return job.id
+
+    async def run_value(self, job: Job[object]) -> object:
+        """Run a job to its end and return its value; raise as a handle's `result` does."""
+        awaited = await self.run(*self.prepare(job.options(reply=True)))
+        return await AsyncHandle(job, awaited).result()
 
     async def close(self) -> None:
         """Leave the queues' lifespans."""

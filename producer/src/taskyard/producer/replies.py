@@ -112,7 +112,7 @@ class Replies:
         """Return where the outcome of a job will be, for as long as somebody holds it."""
         with self._lock:
             awaited = self._awaited.get(job_id)
-            if awaited is None:
+            if awaited is None or awaited.broken is not None:
                 awaited = self._awaited[job_id] = Awaited()
             return awaited
 
@@ -148,6 +148,7 @@ class Replies:
                     self._read_one(body)
         except TaskyardError as error:
             _log.warning("replies are lost: %s; the next job gets a new address", error)
+            self.abandon(f"the address for its outcome was lost ({error})")
         finally:
             if self._inbox is inbox:
                 self._inbox = self.address = None

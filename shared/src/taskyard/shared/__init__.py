@@ -23,6 +23,7 @@ from taskyard.shared.errors import (
     UnknownQueue,
     Unroutable,
 )
+from taskyard.shared.hooks import Hooks
 from taskyard.shared.job import Job, Options
 from taskyard.shared.middleware import Middleware
 from taskyard.shared.outcomes import Fail, Hold, Retry
@@ -30,12 +31,14 @@ from taskyard.shared.propagation import bind_values, current_values
 from taskyard.shared.retry import RetryPolicy
 from taskyard.shared.secret import Secret
 from taskyard.shared.task import Queue, Task
+from taskyard.shared.work import Work
 
 __all__ = [
     "ConfigurationError",
     "Context",
     "Fail",
     "Hold",
+    "Hooks",
     "InvalidArguments",
     "Job",
     "JobCancelled",
@@ -61,6 +64,7 @@ __all__ = [
     "Undecryptable",
     "UnknownQueue",
     "Unroutable",
+    "Work",
     "bind_values",
     "current_job",
     "current_values",

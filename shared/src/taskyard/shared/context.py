@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Generic, Protocol
+from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, cast
 
 from typing_extensions import TypeVar
 
 from taskyard.shared.clock import to_datetime
+from taskyard.shared.decide import carried
 from taskyard.shared.duration import parse_duration
 from taskyard.shared.keyring import NO_KEYS
+from taskyard.shared.outcomes import Fail
 from taskyard.shared.propagation import decode_values
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from taskyard.shared.job import Job
     from taskyard.shared.keyring import KeyRing
 
+R = TypeVar("R")
 S_co = TypeVar("S_co", covariant=True, default=object)
 
 
@@ -50,6 +53,18 @@ class JobRuntime(Protocol):
 
     def send_from_thread(self, job: Job[object]) -> str:
         """Send a child job from a handler's thread and return its id."""
+        ...
+
+    def ok(self, message: str) -> None:
+        """Keep what the handler says of its own success."""
+        ...
+
+    async def call(self, job: Job[object], timeout_s: float | None) -> object:
+        """Send a child job from the event loop and return its value when it has ended."""
+        ...
+
+    def call_from_thread(self, job: Job[object], timeout_s: float | None) -> object:
+        """Send a child job from a handler's thread and return its value when it has ended."""
         ...
 
 
@@ -165,6 +180,18 @@ class Context(Generic[S_co]):
         """Report that `done` (of `of`) is done; it also touches. A best effort, never an error."""
         self._runtime.progress(done, of, note)
 
+    def ok(self, message: str = "") -> None:
+        """Say that the work has succeeded by its own logic, for whoever asks how the job ended.
+
+        A job whose handler returns without it has `completed`, which says no more than that. It
+        ends nothing: return afterwards; an exception or the end of the time to run still count.
+        """
+        self._runtime.ok(carried(message))
+
+    def fail(self, message: str = "") -> NoReturn:
+        """End the job as failed by its own logic, for good; the same as `raise Fail(message)`."""
+        raise Fail(message)
+
     def on_deadline_soon(
         self, callback: Callable[[], None], *, before: Duration | None = None
     ) -> None:
@@ -189,6 +216,34 @@ class Context(Generic[S_co]):
     def send_from_thread(self, job: Job[object]) -> str:
         """Send a child job from a `def` handler; blocks until it is confirmed."""
         return self._runtime.send_from_thread(job)
+
+    async def call(self, job: Job[R], timeout: Duration | None = None) -> R:
+        """Send a child job and return its handler's value; this job's slot is free meanwhile.
+
+        The time to run of this job goes on. Unless the job's id was chosen, it is sent under one
+        that follows from this attempt: should the attempt be delivered again, because its worker
+        died or stopped, it means the same job by the same call (docs/handlers.md).
+
+        Args:
+            job: to be sent; in this job's own queue it goes ahead of jobs of this priority.
+            timeout: how long to wait (seconds or text); None means as long as the time to run.
+
+        Raises:
+            JobFailed, JobParked, JobCancelled: how it ended, with the worker's traceback.
+            ResultTimeout: it has not ended in time; it goes on.
+            PublishError: it was not sent, as for `AsyncProducer.send`.
+            ConfigurationError: the broker has no addresses for replies.
+
+        """
+        return cast("R", await self._runtime.call(job, _seconds(timeout)))
+
+    def call_from_thread(self, job: Job[R], timeout: Duration | None = None) -> R:
+        """Do as `call` does from a `def` handler: its thread waits, its slot is free."""
+        return cast("R", self._runtime.call_from_thread(job, _seconds(timeout)))
+
+
+def _seconds(timeout: Duration | None) -> float | None:
+    return None if timeout is None else parse_duration(timeout)
 
 
 _current: ContextVar[Context[object] | None] = ContextVar("taskyard_job", default=None)

@@ -133,6 +133,11 @@ def text_of(error: BaseException) -> str:
     return _carried(text, MESSAGE_LIMIT)
 
 
+def carried(text: str) -> str:
+    """Return a handler's text as it can travel: of bounded length, and always encodable."""
+    return _carried(text, MESSAGE_LIMIT)
+
+
 def _carried(text: str, limit: int) -> str:
     """Cut a text, and mark what UTF-8 or a terminal cannot take."""
     text = text[:limit].translate(_CONTROLS)

@@ -19,6 +19,7 @@ import msgspec
 from taskyard.shared.clock import SystemClock, VirtualClock
 from taskyard.shared.context import Context
 from taskyard.shared.decide import TimedOut, outcome_of_error, policy_of, ttr_s_of
+from taskyard.shared.errors import ResultTimeout
 from taskyard.shared.invoke import (
     activate,
     bind,
@@ -45,19 +46,22 @@ _log = logging.getLogger("taskyard.eager")
 #: Runs a `def` handler's call outside the event loop and returns its value.
 Offload = Callable[[Callable[[], object]], Awaitable[object]]
 Send = Callable[["Job[object]"], Awaitable[str]]
+#: Runs a job to its end and returns its value, or raises as a handle's `result` does.
+Call = Callable[["Job[object]"], Awaitable[object]]
 
 
 class Eager:
     """Runs jobs at once. It lives on one event loop."""
 
-    def __init__(self, *, rng: Random, send: Send, keys: KeyRing = NO_KEYS) -> None:
-        """Draw the retries' jitter from `rng`; children of a job are sent by `send`.
+    def __init__(self, *, rng: Random, send: Send, call: Call, keys: KeyRing = NO_KEYS) -> None:
+        """Draw the retries' jitter from `rng`; children are sent by `send`, or by `call`.
 
         `keys` decrypt arguments.
         """
         self._rng = rng
         self._keys = keys
         self._send = send
+        self._call = call
         self._lifespans: dict[int, _Lifespan] = {}
 
     async def run(
@@ -96,13 +100,14 @@ class Eager:
     ) -> Outcome:
         if envelope.expires_ms is not None and clock.now_ms() >= envelope.expires_ms:
             return Parked(reason=ParkReason.EXPIRED, detail="its expiry passed before it was due")
-        runtime = _Runtime(ttr_s_of(envelope, task), self._send)
+        runtime = _Runtime(ttr_s_of(envelope, task), self._send, self._call)
         try:
             arguments = bind(task, envelope, self._keys)
             resources = await self._resources(task.queue)
             context = Context[Any](envelope, runtime, resources, self._keys)
             call = _calling(task, context, arguments, offload)
-            return Succeeded(value=await runtime.run(_activated(task, context, call)))
+            value = await runtime.run(_activated(task, context, call))
+            return Succeeded(value=value, ok=runtime.said)
         except Exception as error:  # noqa: BLE001  # the edge at which a handler's exception becomes an outcome
             policy = policy_of(envelope, task)
             return outcome_of_error(error, envelope, policy, now_ms=clock.now_ms(), rng=self._rng)
@@ -174,9 +179,11 @@ def _next_attempt(envelope: Envelope, outcome: Retried, due_ms: int) -> Envelope
 class _Runtime:
     """One attempt's time to run, and its way to send children."""
 
-    def __init__(self, ttr_s: float, send: Send) -> None:
+    def __init__(self, ttr_s: float, send: Send, call: Call) -> None:
         self._ttr_s = ttr_s
         self._send = send
+        self._call = call
+        self.said: str | None = None
         self._loop = asyncio.get_running_loop()
         self._clock = SystemClock()
         self._ends_s = self._loop.time() + ttr_s
@@ -224,6 +231,22 @@ class _Runtime:
             return await self._send(job)
 
         return asyncio.run_coroutine_threadsafe(send(), self._loop).result()
+
+    def ok(self, message: str) -> None:
+        self.said = message
+
+    async def call(self, job: Job[object], timeout_s: float | None) -> object:
+        limit = asyncio.timeout(timeout_s)
+        try:
+            async with limit:
+                return await self._call(job)
+        except TimeoutError as error:
+            if limit.expired() and timeout_s is not None:
+                raise ResultTimeout(job.id, timeout_s) from error
+            raise
+
+    def call_from_thread(self, job: Job[object], timeout_s: float | None) -> object:
+        return asyncio.run_coroutine_threadsafe(self.call(job, timeout_s), self._loop).result()
 
     def _reschedule(self) -> None:
         if self._limit is not None and not self._limit.expired():

@@ -40,6 +40,7 @@ class Facts(TypedDict, total=False):
     run_ms: int | None
     error: ErrorInfo | None
     value: JsonValue
+    ok: str | None
 
 
 class FeedRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -62,6 +63,7 @@ class FeedRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         run_ms: from start to end.
         error: the attempt's error.
         value: the returned value as JSON text.
+        ok: what the handler said of its own success; None when it merely ended (`completed`).
         worker: `host:pid`.
 
     """
@@ -82,6 +84,7 @@ class FeedRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     run_ms: int | None = None
     error: ErrorInfo | None = None
     value: JsonValue = None
+    ok: str | None = None
     worker: str = ""
     v: int = VERSION
 
@@ -158,6 +161,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         detail: the failure kind or park reason.
         message: one line for people.
         value: the returned value as JSON text, after success.
+        ok: what the handler said of its own success; None when it merely ended (`completed`).
         error: the last attempt's error.
 
     """
@@ -168,6 +172,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     detail: str = ""
     message: str = ""
     value: JsonValue = None
+    ok: str | None = None
     error: ErrorInfo | None = None
     v: int = VERSION
 

@@ -32,6 +32,7 @@ from taskyard.shared.outcomes import (
     Outcome,
     Parked,
     Retried,
+    Succeeded,
 )
 from taskyard.shared.propagation import set_values
 from taskyard.shared.sealing import open_body, open_value
@@ -151,5 +152,6 @@ def reply_of(
         detail=detail,
         message=message,
         value=value,
+        ok=outcome.ok if isinstance(outcome, Succeeded) else None,
         error=error,
     )

@@ -75,6 +75,8 @@ class ResolvedOptions:
     app: str | None = None
     values: Mapping[str, object] | None = None
     encrypt: bool = False
+    own_id: bool = False
+    """The job's id was chosen, not minted."""
 
 
 _DEFAULTS = ResolvedOptions()
@@ -137,6 +139,8 @@ class Job(Generic[R_co]):
         resolved = resolve(options) if options else _DEFAULTS
         if encrypting_queues and any(each.name == queue for each in encrypting_queues):
             resolved = replace(resolved, encrypt=True)
+        if id:
+            resolved = replace(resolved, own_id=True)
         self._fill(id or mint_id(), queue, name, body, resolved, None, secrets)
 
     @classmethod
@@ -179,6 +183,12 @@ class Job(Generic[R_co]):
     def __repr__(self) -> str:
         """Show what it is, never its arguments."""
         return f"Job(id={self.id!r}, task={self.task!r})"
+
+    def under(self, id: str) -> Self:  # the field's standard name
+        """Return a copy under another id, which is another job."""
+        copy = self.options()
+        object.__setattr__(copy, "id", id)
+        return copy
 
     def options(self, **options: Unpack[Options]) -> Self:
         """Return a copy with these options set (the id stays).

@@ -31,9 +31,10 @@ class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Succeeded(msgspec.Struct, frozen=True, kw_only=True):
-    """The handler returned."""
+    """The handler returned; `ok` is what it said of its own success, None if it said nothing."""
 
     value: object = None
+    ok: str | None = None
 
 
 class Retried(msgspec.Struct, frozen=True, kw_only=True):

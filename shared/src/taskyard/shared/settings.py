@@ -6,6 +6,7 @@ A variable may also be given as a file (`TASKYARD_BROKER_URL_FILE`), for mounted
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -90,6 +91,21 @@ class Settings(BaseSettings):
         "info", description="Least level logged."
     )
     log_file: Path | None = Field(None, description="Log to this file instead of standard error.")
+    http_allow: str = Field(
+        "",
+        description="What http.request may reach: a comma list of hosts, *.domains and URL "
+        "prefixes; * is the whole public internet. Empty: the task is disabled.",
+    )
+    shell_allow: str = Field(
+        "",
+        description="Commands that shell.run may run: a comma list of names or absolute paths. "
+        "Empty: the task is disabled.",
+    )
+    shell_env: str = Field(
+        "",
+        description="Variables of the worker that the commands of shell.run get: a comma list of "
+        "names. Empty: none.",
+    )
     state_dir: Path = Field(
         Path(".taskyard"), description="Folder for what a process must keep over a restart."
     )
@@ -176,6 +192,16 @@ class _FileSource(EnvSettingsSource):
                 msg = f"{variable}: {path} cannot be read: {error.strerror}"
                 raise ConfigurationError(msg) from error
         return found
+
+
+def variables(names: Iterable[str]) -> dict[str, str]:
+    """Return those of the named variables of this process that are set, to be handed on."""
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def listed(text: str) -> list[str]:
+    """Return the entries of a comma list."""
+    return [entry.strip() for entry in text.split(",") if entry.strip()]
 
 
 def _explain(error: ValidationError) -> str:

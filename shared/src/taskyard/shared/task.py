@@ -257,9 +257,12 @@ class Queue(Generic[S_co]):
     ) -> Task[..., Any]:
         """Declare a handler without decorator syntax; arguments as for `task`."""
         short = name or function.__name__
-        task: Task[..., Any] = Task(function, queue=self, name=short, **options)
+        return self.put(Task(function, queue=self, name=short, **options))
+
+    def put(self, task: Task[P, R]) -> Task[P, R]:
+        """Take in a task made of this queue (ConfigurationError when its name is taken)."""
         if task.name in self.tasks:
-            msg = f"queue {self.name} has two tasks named {short!r}"
+            msg = f"queue {self.name} has two tasks named {task.short_name!r}"
             raise ConfigurationError(msg)
         self.tasks[task.name] = task
         return task

@@ -1,7 +1,7 @@
 """One attempt of a job: its state, and what its handler may ask of the worker while it runs.
 
-The event loop owns it. `touch`, `progress` and `send_from_thread` come from any thread; they write
-single numbers only, and leave the rest to the loop.
+The event loop owns it. `touch`, `progress` and what is named `…_from_thread` come from any thread; they
+write single numbers only, and leave the rest to the loop.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ class Attempt:
         ended: its outcome is decided; whatever its handler does from now on counts for nothing.
         announced: the feed was told that it runs.
         progress_seen: what the handler last reported: done, total, note.
+        said: what the handler said of its own success.
+        called: the ids of jobs that it called, by those that they were made with; None before.
 
     """
 
@@ -66,6 +68,7 @@ class Attempt:
         "announced",
         "begun",
         "by",
+        "called",
         "context",
         "deadline_s",
         "delivery",
@@ -73,6 +76,7 @@ class Attempt:
         "envelope",
         "handler",
         "progress_seen",
+        "said",
         "started_ms",
         "stopping",
         "taken_s",
@@ -109,6 +113,8 @@ class Attempt:
         self.ended = False
         self.announced = False
         self.progress_seen: tuple[float, float | None, str] | None = None
+        self.said: str | None = None
+        self.called: dict[str, str] | None = None
         self._soon: tuple[float, Callable[[], None]] | None = None
         self._kept_until_s: float | None = None
         self.context: Context[Any] = Context(envelope, self, executor.resources, executor.keys)
@@ -162,6 +168,18 @@ class Attempt:
     def send_from_thread(self, job: Job[object]) -> str:
         """Send a child job from a thread and return its id."""
         return self._executor.children.send_from_thread(job)
+
+    def ok(self, message: str) -> None:
+        """Keep what the handler says of its own success."""
+        self.said = message
+
+    async def call(self, job: Job[object], timeout_s: float | None) -> object:
+        """Send a child job, wait for its end without a slot, and return its value."""
+        return await self._executor.calls.call(self, job, timeout_s)
+
+    def call_from_thread(self, job: Job[object], timeout_s: float | None) -> object:
+        """Do the same from a thread."""
+        return self._executor.calls.call_from_thread(self, job, timeout_s)
 
     # as the worker sees it
 

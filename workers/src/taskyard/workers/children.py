@@ -8,7 +8,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from taskyard.producer import AsyncProducer
+    from taskyard.producer import AsyncHandle, AsyncProducer
     from taskyard.shared.job import Job
 
 
@@ -24,6 +24,16 @@ class Children:
     async def send(self, job: Job[object]) -> str:
         """Send a job and return its id, confirmed (PublishError as for the producer)."""
         return (await self._producer.send(job)).id
+
+    async def ask(self, job: Job[object]) -> AsyncHandle[object]:
+        """Send a job whose outcome comes back to this worker, and return its handle.
+
+        Raises:
+            PublishError: as for the producer.
+            ConfigurationError: the broker has no addresses for replies.
+
+        """
+        return await self._producer.send(job.options(reply=True))
 
     def send_from_thread(self, job: Job[object]) -> str:
         """Send a job from a handler's thread, with its context; blocks until it is confirmed."""

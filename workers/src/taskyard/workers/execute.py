@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from taskyard.shared.keyring import KeyRing
+    from taskyard.workers.calls import Calls
     from taskyard.workers.machinery import Machinery
 
 _log = get_logger(__name__)
@@ -35,7 +36,11 @@ class Executor:
     """Runs the attempts of one queue."""
 
     def __init__(
-        self, machinery: Machinery, longest_ttr_s: float, on_end: Callable[[Attempt, Outcome], None]
+        self,
+        machinery: Machinery,
+        longest_ttr_s: float,
+        on_end: Callable[[Attempt, Outcome], None],
+        calls: Calls,
     ) -> None:
         """Run attempts with a worker's machinery.
 
@@ -43,6 +48,7 @@ class Executor:
             machinery: of the worker.
             longest_ttr_s: the time to run that the consumer was opened with, in seconds.
             on_end: told of each attempt's outcome, once.
+            calls: of its attempts.
 
         """
         self._broker = machinery.broker
@@ -58,6 +64,7 @@ class Executor:
         self.now_ms = machinery.broker.now_ms
         self.deadlines = machinery.deadlines
         self.children = machinery.children
+        self.calls = calls
         self.longest_ttr_s = longest_ttr_s
         self.max_ttr_s = machinery.broker.capabilities.max_ttr_s
         self.resources: object = None
@@ -162,7 +169,9 @@ class Executor:
             outcome = self._failed(attempt, error)
         else:
             outcome = (
-                Succeeded(value=value) if attempt.stopping is None else self._stopped(attempt, None)
+                Succeeded(value=value, ok=attempt.said)
+                if attempt.stopping is None
+                else self._stopped(attempt, None)
             )
         self._end(attempt, outcome)
 
@@ -200,7 +209,7 @@ class Executor:
         elif error is not None:
             self._end(attempt, self._failed(attempt, error))
         else:
-            self._end(attempt, Succeeded(value=value))
+            self._end(attempt, Succeeded(value=value, ok=attempt.said))
 
     def _end(self, attempt: Attempt, outcome: Outcome) -> None:
         if attempt.ended:

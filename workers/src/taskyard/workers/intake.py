@@ -55,7 +55,7 @@ class Intake:
         self._queue = queue
         self._broker = broker
         self._credit = credit
-        self._extra = 0
+        self._held = self._lent = 0
         self._ttr_s = ttr_s
         self._on_batch = on_batch
         self._on_rest = on_rest
@@ -100,9 +100,26 @@ class Intake:
         # `held` is fetched before its slot is free.
         step = max(_STEP, 1 << held.bit_length() >> 2)
         extra = min(-(-held // step) * step, EXTRA_CREDIT)
-        if extra == self._extra:
+        if extra != self._held:
+            self._held = extra
+            self._change_credit()
+
+    def lend(self, away: int) -> None:
+        """Make up for `away` deliveries whose attempts wait for other jobs."""
+        # In powers of two, and given back late: see `hold`.
+        if away > self._lent:
+            self._lent = 1 << (away - 1).bit_length()
+        elif away <= self._lent // 4:
+            self._lent = away
+        else:
             return
-        self._extra = extra
+        self._change_credit()
+
+    @property
+    def _extra(self) -> int:
+        return self._held + self._lent
+
+    def _change_credit(self) -> None:
         if self._recrediting is None or self._recrediting.done():
             self._recrediting = asyncio.get_running_loop().create_task(
                 self._recredit(), name=f"credit {self._queue}"

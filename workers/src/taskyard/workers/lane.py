@@ -17,8 +17,10 @@ import msgspec
 from taskyard.shared.outcomes import Cancelled, HandedBack, Outcome, Parked, Retried, Succeeded
 from taskyard.workers.admit import Mint, Recount, Rules, Run, admit
 from taskyard.workers.attempt import Attempt, Stop
+from taskyard.workers.calls import Calls
 from taskyard.workers.execute import Executor
 from taskyard.workers.handler import handlers_of, longest_ttr_s
+from taskyard.workers.idling import Idling
 from taskyard.workers.intake import Intake
 from taskyard.workers.lifespan import Lifespan, LifespanFailed
 from taskyard.workers.meters import LaneMeters
@@ -26,6 +28,7 @@ from taskyard.workers.recall import key_of
 from taskyard.workers.refuse import outcome_of, refuse
 from taskyard.workers.report import report_end, report_refusal, report_success
 from taskyard.workers.settle import Run as Facts, settle
+from taskyard.workers.slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +56,7 @@ class Lane:
         executor: runs its attempts.
         intake: takes its deliveries.
         lifespan: its resources.
+        idling: who wants to know when it has nothing to do.
 
     """
 
@@ -71,7 +75,14 @@ class Lane:
         self.paused = False
         self.taken = 0
         self.lifespan = Lifespan(queue)
-        self.executor = Executor(machinery, longest_ttr_s(self.handlers.values()), self._ended)
+        self.idling = Idling(queue.name, queue.middleware)
+        self._slots = Slots(self.slots, on_free=self._start_waiting, on_away=self._away)
+        self.executor = Executor(
+            machinery,
+            longest_ttr_s(self.handlers.values()),
+            self._ended,
+            Calls(machinery.children, self._slots),
+        )
         self.intake = Intake(
             queue.name,
             machinery.broker,
@@ -92,7 +103,6 @@ class Lane:
             keys=machinery.keys,
         )
         self._waiting: deque[_Waiting] = deque()
-        self._free = self.slots
         self._starting = False
         # Copies that came before the delivery that they replace was given up, by job: one that
         # kills its worker now would leave both behind.
@@ -118,6 +128,7 @@ class Lane:
                 self._empty.clear()
                 await self._empty.wait()
         finally:
+            await self.idling.close()
             await self.lifespan.leave()
 
     def finish(self, *, keep: bool = False) -> None:
@@ -180,7 +191,7 @@ class Lane:
             admission = self._admit(delivery, now_ms)
             if not isinstance(admission, Run):
                 self._refuse(delivery, admission, now_ms)
-            elif self._free and self._starting and self._machinery.budget.take():
+            elif self._slots.free and self._starting and self._machinery.budget.take():
                 self._start(delivery, admission.charged, taken_s=now_s, now_s=now_s, now_ms=now_ms)
             else:
                 self._waiting.append((delivery, now_s))
@@ -236,13 +247,13 @@ class Lane:
             now_ms=now_ms,
         )
         self._meters.started(envelope, now_ms)
-        self._free -= 1
+        self._slots.free -= 1
         self.running[attempt] = None
         self.executor.start(attempt)
 
     def _start_waiting(self) -> None:
         now_ms, now_s = self._broker.now_ms(), self._machinery.clock.monotonic_s()
-        while self._waiting and self._free and self._starting:
+        while self._waiting and self._slots.free and self._starting:
             delivery, taken_s = self._waiting.popleft()
             admission = self._admit(delivery, now_ms)  # it may have expired, or been cancelled
             if not isinstance(admission, Run):
@@ -255,12 +266,16 @@ class Lane:
                 self._waiting.appendleft((delivery, taken_s))
                 return
 
+    def _away(self, number: int) -> None:
+        """Attempts that wait for jobs keep their deliveries: the broker hands over as many more."""
+        self.intake.lend(number)
+
     # settle
 
     def _ended(self, attempt: Attempt, outcome: Outcome) -> None:
         now_ms = self._broker.now_ms()
         del self.running[attempt]
-        self._free += 1
+        self._slots.end(attempt)
         if type(outcome) is not Succeeded:
             outcome = self._judged(attempt, outcome)
         elif self._debug:

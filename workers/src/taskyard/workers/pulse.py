@@ -61,6 +61,7 @@ class Pulse:
         worker.set_gates()
         for lane in worker.lanes.values():
             lane.intake.note_absence(now_s, connected=worker.broker.connected)
+            lane.idling.look(now_s, idle=lane.idle, taken=lane.taken)
         if worker.broker.recording and not worker.broker.blocked:
             self._announce()
 

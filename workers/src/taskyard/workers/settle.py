@@ -75,7 +75,7 @@ def _succeeded(outcome: Succeeded, run: Run) -> Settlement:
     value, problem = encode_result(outcome.value)
     return Settlement(
         delivery=run.delivery,
-        record=_record(outcome, run, detail=problem, value=value),
+        record=_record(outcome, run, detail=problem, value=value, ok=outcome.ok),
         replies=_replies(outcome, run, value=value, problem=problem),
     )
 
@@ -149,6 +149,7 @@ def _record(
     detail: str = "",
     error: ErrorInfo | None = None,
     value: msgspec.Raw | None = None,
+    ok: str | None = None,
     due: int | None = None,
 ) -> FeedRecord | None:
     if not run.recording:
@@ -166,6 +167,7 @@ def _record(
         run_ms=None if started_ms is None else max(run.at_ms - started_ms, 0),
         error=error,
         value=value,
+        ok=ok,
     )
 
 

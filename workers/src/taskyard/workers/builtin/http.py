@@ -1,0 +1,15 @@
+"""The queue `http` with the task `http.request`, configured by TASKYARD_HTTP_ALLOW.
+
+taskyard broker apply taskyard.workers.builtin.http
+taskyard worker taskyard.workers.builtin.http
+taskyard send http:request --args '{"url": "https://api.shop.example/hooks/paid"}'
+"""
+
+from __future__ import annotations
+
+from taskyard.shared.settings import Settings, listed
+from taskyard.shared.task import Queue
+from taskyard.workers.builtin import requests
+
+http = Queue("http", label="Requests to other servers")
+request = requests.add_to(http, allow=listed(Settings().http_allow))
