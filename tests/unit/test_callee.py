@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 from hypothesis import given, strategies as st
 
-from taskyard.shared import Job
+from taskyard.shared import Job, Secret
 from taskyard.shared.envelope import Envelope, mint_id
 from taskyard.workers.callee import callee_id
 
@@ -70,3 +70,17 @@ def test_any_caller_and_any_arguments(caller: str, args: dict[str, int], other: 
     changed = Job[object](queue="q", task="a", args={**args, "other": other})
     same = args.get("other") == other
     assert (callee_id(envelope, changed, taken=()) == first) is same
+
+
+def test_encrypted_arguments_cannot_be_tried() -> None:
+    """ZS-21, ZS-22: an id is readable in the broker, so nothing that travels encrypted shows in it."""
+    one, other = (
+        Job[object](queue="q", task="a", args={"card": card}, encrypt=True) for card in ("1", "2")
+    )
+    assert callee_id(CALLER, one, taken=()) == callee_id(CALLER, other, taken=())
+    assert len(set(ids(CALLER, one, other))) == 2
+    plain, secret = (
+        Job[object](queue="q", task="a", args={"card": card, "n": 1})
+        for card in (Secret("1"), Secret("2"))
+    )
+    assert callee_id(CALLER, plain, taken=()) == callee_id(CALLER, secret, taken=())
