@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import ssl
@@ -271,3 +272,31 @@ async def test_wrong_arguments_are_parked(tmp_path, server):
         ):
             end = await bench.end(**arguments)
             assert (end.outcome, end.detail) == ("parked", "invalid")
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\na"])
+async def test_a_server_that_does_not_finish_is_given_up(tmp_path, answer):
+    """ZS-05, LQ-07: silent, or slow in the middle: the time to run ends it, and closes the connection."""
+    left = asyncio.Event()
+
+    async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        await reader.read()
+        left.set()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await stall(reader, writer)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with Bench(tmp_path) as bench:
+        await bench.worker()
+        job = bench.request.job(url=f"http://127.0.0.1:{port}/").options(ttr=0.3)
+        await bench.send(job)
+        (parking,) = await eventually(lambda: bench.parking("http"))
+        assert parking.reason == "exhausted"
+        assert "time to run of 0.3 s" in parking.detail
+        await eventually(left.is_set)
+    server.close()
