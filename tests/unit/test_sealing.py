@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import traceback
 from enum import Enum
 from typing import Annotated, Any
@@ -216,7 +217,8 @@ def test_one_that_came_in_the_clear_is_taken_and_complained_about(caplog) -> Non
     with caplog.at_level("WARNING"):
         assert bind(pay, envelope, K1)["card"] == Secret("4111")
     assert "in the clear" in caplog.text
-    assert "argument='card'" in caplog.text
+    # As key=value, or as the fields of a process whose logging was configured by an earlier test.
+    assert re.search(r"argument(=|': )'card'", caplog.text)
     assert "4111" not in caplog.text
 
 
