@@ -16,7 +16,7 @@ from deploy.files import DOCKERFILE, ROOT, check_pinned, version
 from support.ports import free_port
 from taskyard.shared.settings import Settings
 from taskyard.workers.health import HealthServer
-from taskyard.workers.signs import LaneSigns, Signs
+from taskyard.workers.signs import LaneSigns, Signs, why_dead, why_not_ready
 
 STAGES = parse(DOCKERFILE.read_text())
 FINAL = [name for name in STAGES if f"{name}-env" in STAGES]
@@ -162,7 +162,12 @@ def test_the_health_check_asks_livez(
     (tmp_path / "http.py").write_text("raise RuntimeError('a module of the user')")
     port = free_port()
     server = HealthServer(
-        "127.0.0.1", port, signs=lambda: Signs(lanes=(lane,)), metrics=lambda: b""
+        "127.0.0.1",
+        port,
+        signs=lambda: Signs(lanes=(lane,)),
+        metrics=lambda: b"",
+        dead=why_dead,
+        unready=why_not_ready,
     )
     try:
         done = subprocess.run(

@@ -43,7 +43,14 @@ def test_liveness_is_honest(signs, dead, unready):
 def test_the_server_says_what_is_wrong():
     """200 or 503 with a JSON body that names the problems; metrics as text; 404 names the paths."""
     shown = [Signs(lanes=(lane(),))]
-    server = HealthServer("127.0.0.1", 0, signs=lambda: shown[0], metrics=lambda: b"a 1\n")
+    server = HealthServer(
+        "127.0.0.1",
+        0,
+        signs=lambda: shown[0],
+        metrics=lambda: b"a 1\n",
+        dead=why_dead,
+        unready=why_not_ready,
+    )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{server.port}") as client:
             assert client.get("/livez").json()["alive"] is True
@@ -61,9 +68,15 @@ def test_the_server_says_what_is_wrong():
 
 def test_a_port_in_use_is_a_clear_error():
     """CR-05: the text names the setting."""
-    first = HealthServer("127.0.0.1", 0, signs=Signs, metrics=bytes)
+    shown: dict[str, Any] = {
+        "signs": Signs,
+        "metrics": bytes,
+        "dead": why_dead,
+        "unready": why_dead,
+    }
+    first = HealthServer("127.0.0.1", 0, **shown)
     try:
         with pytest.raises(ConfigurationError, match="TASKYARD_METRICS_PORT"):
-            HealthServer("127.0.0.1", first.port, signs=Signs, metrics=bytes)
+            HealthServer("127.0.0.1", first.port, **shown)
     finally:
         first.close()

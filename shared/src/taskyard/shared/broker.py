@@ -359,6 +359,13 @@ class Lease(Protocol):
         """Return once the lock can no longer be relied on."""
         ...
 
+    async def confirm(self) -> bool:
+        """Ask the broker, and return whether the lock is still ours.
+
+        What `wait_lost` has yet to learn, for example by a process that was suspended, shows here.
+        """
+        ...
+
     async def release(self) -> None:
         """Give the lock up."""
         ...
@@ -562,6 +569,15 @@ class Broker(Protocol):
 
     async def lock(self, name: str, owner: Owner) -> Lease | Held:
         """Take a lock, or say who holds it."""
+        ...
+
+    async def locks(self) -> Mapping[str, Held]:
+        """Return the locks that are held now, by name.
+
+        Raises:
+            ConfigurationError: there are none, or the broker cannot be asked (no management API).
+
+        """
         ...
 
     async def inbox(self) -> Inbox:

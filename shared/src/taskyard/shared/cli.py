@@ -14,6 +14,7 @@ import click
 
 from taskyard.shared.control import ControlUnavailable
 from taskyard.shared.errors import (
+    AlreadyRunning,
     ConfigurationError,
     InvalidArguments,
     JobError,
@@ -84,6 +85,8 @@ def exit_code_of(error: TaskyardError) -> int:
         return UNAVAILABLE
     if isinstance(error, UnknownQueue):
         return NO  # it is a configuration error to a program; here, what was named is not there
+    if isinstance(error, AlreadyRunning):
+        return ALREADY_RUNNING
     if isinstance(error, (ConfigurationError, InvalidArguments)):
         return USAGE
     if isinstance(error, (NotFound, JobError, PublishError)):

@@ -17,6 +17,8 @@ TaskyardError
 │   ├── JobParked             it waits for a human
 │   └── JobCancelled          it was cancelled
 ├── ResultTimeout             no outcome arrived in time
+├── AlreadyRunning            another process holds the lock that this one needs
+├── LockLost                  the lock that let this process work is gone
 └── NotFound                  what was named does not exist
 """
 
@@ -28,12 +30,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = [
+    "AlreadyRunning",
     "ConfigurationError",
     "InvalidArguments",
     "JobCancelled",
     "JobError",
     "JobFailed",
     "JobParked",
+    "LockLost",
     "NotFound",
     "PartialSendError",
     "PayloadTooLarge",
@@ -166,6 +170,14 @@ class ResultTimeout(TaskyardError, TimeoutError):
         super().__init__(f"no outcome of job {job_id} within {timeout_s:g} s; the job goes on")
         self.job_id = job_id
         self.timeout_s = timeout_s
+
+
+class AlreadyRunning(TaskyardError):
+    """Another process does what only one may do; the text names it. Try again when it has ended."""
+
+
+class LockLost(TaskyardError):
+    """This process stopped because it could no longer rely on its lock. Start it again."""
 
 
 class NotFound(TaskyardError, LookupError):

@@ -9,6 +9,7 @@ Payloads are never logged. Every line written while a job runs carries its field
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING, TextIO, cast
 
@@ -86,8 +87,12 @@ def _bind(name: str) -> structlog.stdlib.BoundLogger:
     )
 
 
-def configure_logging(settings: Settings) -> None:
+def configure_logging(settings: Settings, *, show_pid: bool = False) -> None:
     """Send structlog's and the standard library's records to one stream in one format.
+
+    Args:
+        settings: say where lines go, which, and how they look.
+        show_pid: each line carries the process id, for processes that share a stream.
 
     Raises:
         ConfigurationError: the log file cannot be written; the text names its folder.
@@ -97,6 +102,7 @@ def configure_logging(settings: Settings) -> None:
     before: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         add_job,
+        *((add_pid,) if show_pid else ()),
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -135,6 +141,13 @@ def add_job(logger: object, method: str, event: EventDict) -> EventDict:
         event.setdefault("task", job.task)
         event.setdefault("queue", job.queue)
         event.setdefault("attempt", job.attempt)
+    return event
+
+
+def add_pid(logger: object, method: str, event: EventDict) -> EventDict:
+    """Add the process id; a processor of structlog."""
+    del logger, method
+    event["pid"] = os.getpid()
     return event
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
 Kind = Literal["counter", "gauge", "histogram"]
+Combine = Literal["sum", "min", "max"]
 
 _WAIT: Final = (
     0.005,
@@ -67,13 +68,17 @@ _LAG: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """One metric: its name without the prefix, what it is, its labels and buckets (seconds)."""
+    """One metric: its name without the prefix, what it is, its labels and buckets (seconds).
+
+    `combine` is how the gauges of several processes become one; counters and histograms are summed.
+    """
 
     name: str
     kind: Kind
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+    combine: Combine = "sum"
 
 
 #: The table. Labels never hold a pod, job, tenant or raw error text.
@@ -87,29 +92,41 @@ TABLE: Final[tuple[Definition, ...]] = (
     Definition("job_total_seconds", "histogram", "From first sent to end.", ("queue",), _WAIT),
     Definition("jobs_running", "gauge", "Attempts running now.", ("queue",)),
     Definition("slots", "gauge", "Attempts that may run at once in this process.", ("queue",)),
-    Definition("queue_jobs", "gauge", "Jobs in the broker by state.", ("queue", "state")),
-    Definition("queue_oldest_seconds", "gauge", "Age of the oldest ready job.", ("queue",)),
-    Definition("queue_paused", "gauge", "1 while the queue is paused.", ("queue",)),
-    Definition("parked_jobs", "gauge", "Jobs in the parking lot by reason.", ("queue", "reason")),
+    Definition(
+        "queue_jobs", "gauge", "Jobs in the broker by state.", ("queue", "state"), combine="max"
+    ),
+    Definition(
+        "queue_oldest_seconds", "gauge", "Age of the oldest ready job.", ("queue",), combine="max"
+    ),
+    Definition("queue_paused", "gauge", "1 while the queue is paused.", ("queue",), combine="max"),
+    Definition(
+        "parked_jobs",
+        "gauge",
+        "Jobs in the parking lot by reason.",
+        ("queue", "reason"),
+        combine="max",
+    ),
     Definition("publish_seconds", "histogram", "From send to confirm.", ("queue",), _PUBLISH),
-    Definition("broker_connected", "gauge", "1 while the broker is reachable."),
-    Definition("broker_blocked", "gauge", "1 while the broker refuses publishes."),
+    Definition("broker_connected", "gauge", "1 while the broker is reachable.", combine="min"),
+    Definition("broker_blocked", "gauge", "1 while the broker refuses publishes.", combine="max"),
     Definition("broker_reconnects", "counter", "Connections made again after a loss."),
     Definition("unrecorded", "counter", "Outcomes that never reached the feed."),
     Definition("feed_dropped", "counter", "Feed items dropped by its bound."),
     Definition("loop_lag_seconds", "histogram", "How late the event loop runs.", (), _LAG),
     Definition("schedule_lag_seconds", "histogram", "How late schedules fire.", (), _WAIT),
-    Definition("outbox_pending", "gauge", "Jobs not yet handed to the broker."),
+    Definition("outbox_pending", "gauge", "Jobs not yet handed to the broker.", combine="max"),
     Definition(
         "threads_abandoned", "gauge", "Threads still busy with a job whose time was up.", ("queue",)
     ),
+    Definition("resident_bytes", "gauge", "Memory that the worker holds."),
+    Definition("process_restarts", "counter", "Worker processes started again, by why.", ("why",)),
     Definition(
         "deliveries_lost", "counter", "Deliveries that died with their connection.", ("queue",)
     ),
 )
 
 PREFIX: Final = "taskyard_"
-_BY_NAME: Final = {definition.name: definition for definition in TABLE}
+BY_NAME: Final = {definition.name: definition for definition in TABLE}
 
 
 class Count:
@@ -175,6 +192,20 @@ class Metrics:
         """Have `probe` called before each scrape, to set gauges."""
         self._probes.append(probe)
 
+    def counts(self) -> Iterator[tuple[str, tuple[str, ...], Count]]:
+        """Yield the cells of counters and gauges, the gauges set for the occasion."""
+        for probe in self._probes:
+            probe()
+        for name, cells in list(self._counts.items()):
+            for labels, cell in list(cells.items()):
+                yield name, labels, cell
+
+    def histograms(self) -> Iterator[tuple[str, tuple[str, ...], Histogram]]:
+        """Yield the cells of histograms."""
+        for name, cells in list(self._histograms.items()):
+            for labels, cell in list(cells.items()):
+                yield name, labels, cell
+
     def expose(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         registry = CollectorRegistry(auto_describe=False)
@@ -229,7 +260,7 @@ class _Collector(Collector):
 
 
 def _check(name: str, labels: tuple[str, ...]) -> Definition:
-    definition = _BY_NAME[name]
+    definition = BY_NAME[name]
     if len(labels) != len(definition.labels):
         msg = f"metric {name} has the labels {definition.labels}, got {labels}"
         raise ValueError(msg)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import click
 from pydantic import SecretStr
@@ -12,8 +13,13 @@ from taskyard.shared.duration import parse_duration
 from taskyard.shared.errors import ConfigurationError
 from taskyard.shared.logs import configure_logging
 from taskyard.shared.settings import EMBEDDED_BROKER_URL, Settings
+from taskyard.shared.size import parse_size
+from taskyard.workers.link import Link
+from taskyard.workers.orders import leave_on_sigterm
 from taskyard.workers.process import run, run_worker
 from taskyard.workers.roles import run_roles
+from taskyard.workers.singleton import lock_name
+from taskyard.workers.supervisor import Group, command_line, supervise
 from taskyard.workers.worker import WorkerOptions
 
 
@@ -26,6 +32,21 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
     except ConfigurationError as error:
         raise click.BadParameter(str(error), ctx, param) from error
 
+
+def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Read a size: bytes, or text such as `300M`, `1G`."""
+    if value is None:
+        return None
+    try:
+        return parse_size(value)
+    except ConfigurationError as error:
+        raise click.BadParameter(str(error), ctx, param) from error
+
+
+#: What a supervisor does for its processes, so that they do not do it themselves.
+_OF_THE_GROUP: Final = frozenset(
+    {"processes", "singleton", "singleton_name", "supervised", "max_time"}
+)
 
 _MODULES = click.argument("modules", nargs=-1, required=True, metavar="MODULE...")
 _CONCURRENCY = click.option(
@@ -63,8 +84,44 @@ _GRACE = click.option(
     show_envvar=True,
     help="Begin to stop after so many attempts.",
 )
+@click.option(
+    "--max-rss",
+    callback=_bytes,
+    metavar="SIZE",
+    show_envvar=True,
+    help="Begin to stop when no job runs and memory is still above this (such as 300M).",
+)
+@click.option(
+    "--max-abandoned",
+    type=click.IntRange(1),
+    show_envvar=True,
+    help="Begin to stop when so many handlers ran out of time and do not end; as many as a queue "
+    "has slots, at least 4, otherwise.",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_envvar=True,
+    help="Run so many worker processes, start again those that end, and serve their metrics as one.",
+)
+@click.option(
+    "--singleton",
+    is_flag=True,
+    show_envvar=True,
+    help="Run only while no other worker of these queues does; exit 75 otherwise.",
+)
+@click.option(
+    "--singleton-name",
+    metavar="NAME",
+    show_envvar=True,
+    help="The same among all workers that are given this name, whatever they consume.",
+)
+@click.option("--supervised", hidden=True, allow_from_autoenv=False)
 @_GRACE
+@click.pass_context
 def worker(
+    ctx: click.Context,
     modules: tuple[str, ...],
     *,
     queues: str,
@@ -72,25 +129,52 @@ def worker(
     drain: bool,
     max_time: float | None,
     max_jobs: int | None,
+    max_rss: int | None,
+    max_abandoned: int | None,
+    processes: int,
+    singleton: bool,
+    singleton_name: str | None,
+    supervised: str | None,
     grace: float | None,
 ) -> None:
     """Run the jobs of the queues declared in MODULE... (import paths such as shop.tasks).
 
     SIGTERM or Ctrl-C stops it: running jobs may finish within the grace, the rest goes back to the
     broker uncharged. A second one stops it at once.
+
+    A worker that reached --max-jobs, --max-rss or --max-abandoned ends with exit code 0, to be
+    started again by whatever supervises it; with --processes that happens by itself.
     """
+    leave_on_sigterm()
     settings = _settings(concurrency=concurrency, grace=grace)
     settings.require_broker_url()
-    configure_logging(settings)
+    # A supervised process neither supervises nor locks, whatever its environment says.
+    link = None if supervised is None else Link.of(supervised)
+    grouped = processes > 1 and link is None
+    configure_logging(settings, show_pid=grouped or link is not None)
     options = WorkerOptions(
         concurrency=settings.concurrency,
         grace_s=settings.grace,
         drain=drain,
-        max_time_s=max_time,
+        max_time_s=None if link is not None else max_time,
         max_jobs=max_jobs,
+        max_rss_bytes=max_rss,
+        max_abandoned=max_abandoned,
     )
     chosen = select_queues(load_queues(modules), queues)
-    run(run_worker(chosen, settings, options))
+    lock = None
+    if link is None and (singleton or singleton_name):
+        lock = lock_name((queue.name for queue in chosen), singleton_name)
+    if grouped:
+        group = Group(
+            command=command_line(ctx, without=_OF_THE_GROUP),
+            processes=processes,
+            grace_s=settings.grace,
+            max_time_s=max_time,
+            singleton=lock,
+        )
+        ctx.exit(run(supervise(group, settings)))
+    run(run_worker(chosen, settings, options, singleton=lock, link=link))
 
 
 @click.command()
@@ -102,6 +186,7 @@ def up(modules: tuple[str, ...], *, concurrency: int | None, grace: float | None
 
     Without TASKYARD_BROKER_URL it uses the embedded broker in the folder .taskyard.
     """
+    leave_on_sigterm()
     settings = _settings(concurrency=concurrency, grace=grace)
     if settings.broker_url is None:
         settings = settings.model_copy(update={"broker_url": SecretStr(EMBEDDED_BROKER_URL)})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from taskyard.workers.memory import resident_bytes
 from taskyard.workers.pulse import BEAT_S
 from taskyard.workers.signs import LaneSigns, Signs
 
@@ -32,7 +33,10 @@ def show_gauges(worker: Worker) -> None:
         for name, lane in worker.lanes.items()
     ]
 
+    resident = metrics.count("resident_bytes")
+
     def probe() -> None:
+        resident.set(resident_bytes() or 0)
         connected.set(int(worker.broker.connected))
         blocked.set(int(worker.broker.blocked))
         for lane, running, slots, paused, abandoned in cells:
@@ -54,6 +58,7 @@ def signs_of(worker: Worker, clock: Clock) -> Signs:
         control_ready=worker.follower.ready.is_set(),
         control_problem=worker.follower.problem,
         stopping=worker.signals.stop.is_set(),
+        holding=worker.holding,
         lanes=tuple(_signs_of(lane, now_s) for lane in list(worker.lanes.values())),
     )
 

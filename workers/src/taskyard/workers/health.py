@@ -6,20 +6,21 @@ import threading
 from dataclasses import asdict
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, cast
 
 import msgspec
 
 from taskyard.shared.errors import ConfigurationError
-from taskyard.workers.signs import why_dead, why_not_ready
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from taskyard.workers.signs import Signs
+    from _typeshed import DataclassInstance
 
 _TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 _JSON: Final = "application/json"
+
+T = TypeVar("T")
 
 _Answer = tuple[HTTPStatus, str, bytes]
 
@@ -28,15 +29,26 @@ class HealthServer:
     """Listens from construction until `close`."""
 
     def __init__(
-        self, host: str, port: int, *, signs: Callable[[], Signs], metrics: Callable[[], bytes]
+        self,
+        host: str,
+        port: int,
+        *,
+        signs: Callable[[], T],
+        metrics: Callable[[], bytes],
+        dead: Callable[[T], list[str]],
+        unready: Callable[[T], list[str]],
     ) -> None:
         """Listen on `host:port` (0: a free port).
 
         Args:
             host: address to listen on.
             port: see above.
-            signs: looks at the worker; called in the server's threads.
-            metrics: returns Prometheus' text; called in the server's threads.
+            signs: looks at the worker or workers, as a dataclass.
+            metrics: returns Prometheus' text.
+            dead: returns why it should be replaced, given its signs.
+            unready: returns why it is not ready.
+
+        All are called in the server's threads.
 
         Raises:
             ConfigurationError: the port is taken, or the address is not ours.
@@ -53,8 +65,8 @@ class HealthServer:
             raise ConfigurationError(msg) from error
         self._server.answers = {
             "/metrics": lambda: (HTTPStatus.OK, _TEXT, metrics()),
-            "/livez": lambda: _verdict("alive", signs(), why_dead),
-            "/readyz": lambda: _verdict("ready", signs(), why_not_ready),
+            "/livez": lambda: _verdict("alive", signs(), dead),
+            "/readyz": lambda: _verdict("ready", signs(), unready),
         }
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._serve, name="health", daemon=True)
@@ -100,8 +112,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Probes are not worth a log line."""
 
 
-def _verdict(key: str, signs: Signs, judge: Callable[[Signs], list[str]]) -> _Answer:
+def _verdict(key: str, signs: T, judge: Callable[[T], list[str]]) -> _Answer:
     problems = judge(signs)
-    body = msgspec.json.encode({key: not problems, "problems": problems, **asdict(signs)})
+    shown = asdict(cast("DataclassInstance", signs))
+    body = msgspec.json.encode({key: not problems, "problems": problems, **shown})
     status = HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK
     return status, _JSON, body

@@ -173,6 +173,10 @@ class Lane:
         """
         self._give_back_waiting()
 
+    def start_waiting(self) -> None:
+        """Start what was taken and could not start before."""
+        self._start_waiting()
+
     def count_lost(self) -> None:
         """Count a delivery that died with its connection."""
         self._meters.lost()

@@ -5,28 +5,33 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import signal
 import threading
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from taskyard.shared.brokers import connect
 from taskyard.shared.clock import SystemClock
 from taskyard.shared.logs import get_logger
 from taskyard.workers.gauges import show_gauges, signs_of
 from taskyard.workers.health import HealthServer
+from taskyard.workers.orders import SIGNALS, Orders, ToldToStop
+from taskyard.workers.signs import why_dead, why_not_ready
+from taskyard.workers.singleton import Lock, held
 from taskyard.workers.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 
+    from taskyard.shared.broker import Broker
     from taskyard.shared.settings import Settings
     from taskyard.shared.task import Queue
+    from taskyard.workers.link import Link
     from taskyard.workers.worker import WorkerOptions
 
 _log = get_logger(__name__)
 
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+T = TypeVar("T")
+
 #: Seconds that the broker gets to say good-bye.
 CLOSE_S: Final = 5.0
 #: Seconds that tasks get to end when everything else has.
@@ -39,6 +44,8 @@ async def run_worker(
     options: WorkerOptions,
     *,
     signals: bool = True,
+    singleton: str | None = None,
+    link: Link | None = None,
 ) -> None:
     """Run a worker until it is stopped, or has nothing left to do.
 
@@ -48,34 +55,72 @@ async def run_worker(
         options: of the worker.
         signals: SIGTERM and SIGINT stop it. Cancelling does so in any case; either of them a
             second time stops it at once.
+        singleton: the lock without which it does not run; see `lock_name`.
+        link: to the supervisor, which then serves health and metrics, and holds the lock.
 
     Raises:
+        AlreadyRunning: another holds the lock.
+        LockLost: it stopped because the lock cannot be relied on any more.
         ConfigurationError: a setting, a task or a queue is wrong.
         Unavailable: the broker is not there.
 
     """
-    broker = connect(settings.require_broker_url(), settings.broker_options("worker"))
-    health: HealthServer | None = None
-    try:
+    public: HealthServer | Link | None = None
+    with Orders(SIGNALS if signals else ()) as orders, suppress(ToldToStop):
+        async with opened(settings, "worker", singleton, orders) as (broker, lock):
+            guard = lock.guard if lock is not None else None if link is None else link.guard
+            worker = Worker(broker, queues, settings=settings, options=options, guard=guard)
+            show_gauges(worker)
+            public = _listen(worker, settings) if link is None else link.open(worker)
+            # What exists now stays: the collector need not look at it again and again.
+            gc.collect()
+            gc.freeze()
+            try:
+                async with held(worker, lock, guard):
+                    await _run_in_stages(worker, orders)
+                worker.complain()
+            finally:
+                public.close()
+
+
+@asynccontextmanager
+async def opened(
+    settings: Settings, purpose: str, singleton: str | None, orders: Orders
+) -> AsyncIterator[tuple[Broker, Lock | None]]:
+    """Open the broker, take a lock if one is wanted, and give both up at the end.
+
+    Args:
+        settings: of the process.
+        purpose: names the connection.
+        singleton: the lock; None: there is none.
+        orders: a signal ends the opening.
+
+    Raises:
+        ToldToStop: a signal came meanwhile.
+        AlreadyRunning: another holds the lock.
+        Unavailable: the broker is not there.
+
+    """
+    broker = connect(settings.require_broker_url(), settings.broker_options(purpose))
+    lock: Lock | None = None
+
+    async def start() -> Lock | None:
         await broker.open()
-        worker = Worker(broker, queues, settings=settings, options=options)
-        show_gauges(worker)
-        health = _listen(worker, settings)
-        # What exists now stays: the collector need not look at it again and again.
-        gc.collect()
-        gc.freeze()
-        await _run_in_stages(worker, _SIGNALS if signals else ())
-        worker.complain()
+        return None if singleton is None else await Lock.take(broker, singleton, settings)
+
+    try:
+        lock = await orders.unless_told(start())
+        yield broker, lock
     finally:
-        if health is not None:
-            health.close()
+        if lock is not None:
+            await lock.release()
         # A broker that takes no publishes, or is away, does not answer a good-bye.
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
                 await broker.close(abort=broker.blocked or not broker.connected)
 
 
-def run(main: Coroutine[Any, Any, None]) -> None:
+def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the fastest event loop that is installed, and leave no task behind.
 
     A handler that refuses to be cancelled cannot keep the process: it has been handed back.
@@ -83,8 +128,9 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     runner = asyncio.Runner(loop_factory=_fastest_loop())
     code = 1
     try:
-        runner.run(main)
+        result = runner.run(main)
         code = 0
+        return result
     finally:
         last_resort = threading.Timer(LEAVE_S, os._exit, (code,))
         last_resort.daemon = True
@@ -108,34 +154,33 @@ def _listen(worker: Worker, settings: Settings) -> HealthServer:
         settings.metrics_port,
         signs=lambda: signs_of(worker, clock),
         metrics=worker.metrics.expose,
+        dead=why_dead,
+        unready=why_not_ready,
     )
     _log.info("health server listens", host=settings.metrics_host, port=health.port)
     return health
 
 
-async def _run_in_stages(worker: Worker, signals: Sequence[signal.Signals]) -> None:
-    loop = asyncio.get_running_loop()
+async def _run_in_stages(worker: Worker, orders: Orders) -> None:
+    begun = False
 
     def told(reason: str) -> None:
-        if worker.signals.stop.is_set():
+        nonlocal begun
+        # A worker that stops of its own accord, to be recycled, is not in a hurry at the first word.
+        if begun:
             worker.hurry()
-        else:
-            worker.stop(reason)
+        begun = True
+        worker.stop(reason)
 
-    for number in signals:
-        loop.add_signal_handler(number, told, number.name)
-    running = loop.create_task(worker.run(), name="worker")
+    orders.pass_to(told)
+    running = asyncio.get_running_loop().create_task(worker.run(), name="worker")
     cancelled = False
-    try:
-        while not running.done():
-            try:
-                await asyncio.wait({running})
-            except asyncio.CancelledError:
-                cancelled = True
-                told("cancelled")
-        running.result()
-    finally:
-        for number in signals:
-            loop.remove_signal_handler(number)
+    while not running.done():
+        try:
+            await asyncio.wait({running})
+        except asyncio.CancelledError:
+            cancelled = True
+            told("cancelled")
+    running.result()
     if cancelled:
         raise asyncio.CancelledError

@@ -7,18 +7,19 @@ until they are cancelled: once to stop as they do on SIGTERM, twice to stop at o
 from __future__ import annotations
 
 import asyncio
-import signal
+from contextlib import suppress
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Final
 
 from taskyard.shared.catalogue import load_queues
 from taskyard.shared.errors import ConfigurationError
 from taskyard.shared.logs import get_logger
+from taskyard.workers.orders import Orders, ToldToStop
 from taskyard.workers.process import run_worker
 from taskyard.workers.worker import WorkerOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from taskyard.shared.settings import Settings
 
@@ -62,8 +63,15 @@ async def run_roles(modules: Sequence[str], settings: Settings) -> None:
     """
     roles = installed_roles()
     setup = roles.pop(SETUP, None)
-    if setup is not None:
-        await setup(modules, settings)
+    with Orders() as orders, suppress(ToldToStop):
+        if setup is not None:
+            await orders.unless_told(setup(modules, settings))
+        await _run_side_by_side(roles, modules, settings, orders)
+
+
+async def _run_side_by_side(
+    roles: Mapping[str, Role], modules: Sequence[str], settings: Settings, orders: Orders
+) -> None:
     _log.info("up", roles=sorted(roles), modules=list(modules))
     loop = asyncio.get_running_loop()
     tasks = [
@@ -71,19 +79,14 @@ async def run_roles(modules: Sequence[str], settings: Settings) -> None:
         for name, role in sorted(roles.items())
     ]
 
-    def stop() -> None:
+    def stop(_: str) -> None:
         for task in tasks:
             task.cancel()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        stop()
-        await asyncio.wait(tasks)
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
+    orders.pass_to(stop)
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    stop("a role ended")
+    await asyncio.wait(tasks)
     for task in tasks:
         if not task.cancelled():
             task.result()

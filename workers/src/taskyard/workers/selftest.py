@@ -111,6 +111,14 @@ async def leak(mib: int = 1) -> int:
 
 
 @default.task
+async def large(mib: int = 400, seconds: float = 0.0) -> int:
+    """Take and touch so many MiB, keep them for a while, and give them back: big, but no leak."""
+    held = bytearray(os.urandom(1024 * 1024) * mib)
+    await asyncio.sleep(seconds)
+    return len(held) // (1024 * 1024)
+
+
+@default.task
 async def noop(n: int = 0) -> None:
     """Do nothing: for measuring everything else."""
 

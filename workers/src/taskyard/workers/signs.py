@@ -50,6 +50,7 @@ class Signs:
         control_ready: operators' intents were read once.
         control_problem: why they cannot be read now.
         stopping: it takes no more jobs.
+        holding: why no job starts for the moment, in words.
         lanes: its queues.
 
     """
@@ -60,7 +61,13 @@ class Signs:
     control_ready: bool = True
     control_problem: str = ""
     stopping: bool = False
+    holding: str = ""
     lanes: tuple[LaneSigns, ...] = ()
+
+
+def stuck_limit(slots: int) -> int:
+    """Return how many abandoned handlers a queue with so many slots does not bear any more."""
+    return max(slots, STUCK_LIMIT)
 
 
 def why_dead(signs: Signs) -> list[str]:
@@ -76,7 +83,7 @@ def why_dead(signs: Signs) -> list[str]:
     for lane in signs.lanes:
         if lane.absent_s > ABSENCE_LIMIT_S and not lane.problem:
             problems.append(f"queue {lane.queue}: no consumer for {lane.absent_s:.0f} s")
-        if lane.stuck >= max(lane.slots, STUCK_LIMIT):
+        if lane.stuck >= stuck_limit(lane.slots):
             problems.append(
                 f"queue {lane.queue}: {lane.stuck} handlers ran out of time and do not end"
             )
@@ -88,6 +95,8 @@ def why_not_ready(signs: Signs) -> list[str]:
     problems: list[str] = []
     if signs.stopping:
         problems.append("the worker is stopping")
+    if signs.holding:
+        problems.append(f"no job starts: {signs.holding}")
     if not signs.connected:
         problems.append("no connection to the broker")
     if not signs.control_ready:
@@ -97,6 +106,12 @@ def why_not_ready(signs: Signs) -> list[str]:
     for lane in signs.lanes:
         if lane.problem:
             problems.append(lane.problem)
-        elif not lane.present and not lane.paused and signs.connected and signs.control_ready:
+        elif _is_missed(lane, signs):
             problems.append(f"queue {lane.queue} is not consumed")
     return problems
+
+
+def _is_missed(lane: LaneSigns, signs: Signs) -> bool:
+    """Whether a consumer should be there, is not, and nothing else explains it."""
+    shut = lane.paused or bool(signs.holding)
+    return not lane.present and not shut and signs.connected and signs.control_ready

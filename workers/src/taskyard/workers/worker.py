@@ -21,6 +21,7 @@ from taskyard.workers.children import Children
 from taskyard.workers.commit import Committer
 from taskyard.workers.deadlines import Deadlines
 from taskyard.workers.drain import wait_drained
+from taskyard.workers.guard import GuardedBudget
 from taskyard.workers.intents import ControlFollower
 from taskyard.workers.lane import Lane
 from taskyard.workers.lifespan import LifespanFailed
@@ -29,6 +30,7 @@ from taskyard.workers.outages import Outages
 from taskyard.workers.presence import wait_for_queues
 from taskyard.workers.pulse import Pulse
 from taskyard.workers.recall import Recall
+from taskyard.workers.recycler import Recycler
 from taskyard.workers.stages import stop_in_stages
 from taskyard.workers.threads import Threads
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from taskyard.shared.retry import Random
     from taskyard.shared.settings import Settings
     from taskyard.shared.task import Queue
+    from taskyard.workers.guard import Guard
 
 _log = get_logger(__name__)
 
@@ -52,6 +55,9 @@ class WorkerOptions:
         drain: end when the queues are empty and nothing runs.
         max_time_s: begin to stop after so many seconds.
         max_jobs: begin to stop after so many attempts.
+        max_rss_bytes: begin to stop when no job runs and settled memory is above.
+        max_abandoned: begin to stop when so many handlers ran out of time and do not end; None:
+            as many as one queue has slots, at least four.
 
     """
 
@@ -60,6 +66,8 @@ class WorkerOptions:
     drain: bool = False
     max_time_s: float | None = None
     max_jobs: int | None = None
+    max_rss_bytes: int | None = None
+    max_abandoned: int | None = None
 
 
 @dataclass(slots=True)
@@ -84,6 +92,7 @@ class Worker:
         metrics: Metrics | None = None,
         clock: Clock | None = None,
         rng: Random | None = None,
+        guard: Guard | None = None,
     ) -> None:
         """Make a worker of an open broker, on the running event loop.
 
@@ -95,6 +104,7 @@ class Worker:
             metrics: to count into.
             clock: measures durations.
             rng: for jitter.
+            guard: of the lock without which nothing starts.
 
         Raises:
             ConfigurationError: a key is not valid, a task cannot be run, or its time to run is
@@ -107,6 +117,8 @@ class Worker:
         self.signals = Signals()
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.drained = False
+        self.recycled = False
+        self.holding = ""
         self._clock = clock or SystemClock()
         self._loop = asyncio.get_running_loop()
         self.follower = ControlFollower(broker, self._intents_changed)
@@ -141,12 +153,11 @@ class Worker:
             deadlines=self._deadlines,
             threads=self._threads,
             children=Children(self._producer),
-            budget=Budget(
-                self.options.max_jobs, lambda: self.stop("its number of jobs is reached")
-            ),
+            budget=self._budget(guard),
         )
         self.lanes = {queue.name: Lane(queue, machinery) for queue in queues}
         self.pulse = Pulse(self, self._clock)
+        self._recycler = Recycler(self, self._clock)
         self.outages = Outages(
             broker,
             lanes=self.lanes.values(),
@@ -165,9 +176,9 @@ class Worker:
             self.signals.reason = reason
             self.signals.stop.set()
 
-    def hurry(self) -> None:
+    def hurry(self, reason: str = "asked to stop") -> None:
         """Stop at once: running attempts get no grace."""
-        self.stop()
+        self.stop(reason)
         self.signals.now.set()
 
     async def run(self) -> None:
@@ -200,11 +211,21 @@ class Worker:
 
     # start
 
+    def _budget(self, guard: Guard | None) -> Budget:
+        def spent() -> None:
+            self.recycled = True
+            self.stop("its number of jobs is reached")
+
+        if guard is None:
+            return Budget(self.options.max_jobs, spent)
+        return GuardedBudget(self.options.max_jobs, spent, guard)
+
     def _start(self) -> None:
         for coroutine, name in (
             (self.outages.run(), "broker events"),
             (self.follower.run(), "control log"),
             (self.pulse.run(), "pulse"),
+            (self._recycler.run(), "recycler"),
             (self._open_when_ready(), "open"),
             *(((self._drain(), "drain"),) if self.options.drain else ()),
         ):
@@ -269,8 +290,9 @@ class Worker:
             elif pause is None and lane.paused:
                 _log.info("queue resumed", queue=name)
             lane.paused = pause is not None
-            if lane.intake.opened is lane.paused:
-                lane.set_open(not lane.paused)
+            shut = lane.paused or bool(self.holding)
+            if lane.intake.opened is shut:
+                lane.set_open(not shut)
 
     async def _open_when_ready(self) -> None:
         """Operators' intents come before the first job."""

@@ -1,4 +1,4 @@
-"""`taskyard broker …`: plan, apply, verify and compact."""
+"""`taskyard broker …`: plan, apply, verify, compact and locks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from taskyard.broker_setup.cli.output import print_json
+from taskyard.broker_setup.cli.output import age, instant, print_json, print_table
 from taskyard.broker_setup.intents import compact as compact_log
 from taskyard.broker_setup.session import run_with_broker
 from taskyard.broker_setup.setup import Plan, apply_spec, describe, make_plan, spec_of
@@ -14,6 +14,8 @@ from taskyard.shared.cli import NO
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from taskyard.shared.broker import Broker
 
 UNVERIFIED = "bindings unverified: the broker's management API could not be asked"
 
@@ -77,6 +79,44 @@ def compact(*, as_json: bool) -> None:
         print_json({"written": count})
     else:
         click.echo(f"{count} intents in force were written again")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def locks(*, as_json: bool) -> None:
+    """List the locks that are held, such as those of `worker --singleton`: by whom, since when."""
+    rows, now_ms = run_with_broker(_locks)
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        ("lock", "host", "pid", "since", "for"),
+        [
+            (
+                row["lock"],
+                row["host"],
+                row["pid"],
+                instant(row["since_ms"]),
+                age(row["since_ms"], now_ms),
+            )
+            for row in rows
+        ],
+    )
+
+
+async def _locks(broker: Broker) -> tuple[list[dict[str, Any]], int]:
+    rows: list[dict[str, Any]] = []
+    for name, held in (await broker.locks()).items():
+        owner = held.owner
+        rows.append(
+            {
+                "lock": name,
+                "host": None if owner is None else owner.host,
+                "pid": None if owner is None else owner.pid,
+                "since_ms": None if owner is None else owner.since_ms,
+            }
+        )
+    return rows, broker.now_ms()
 
 
 def _print(made: Plan, *, as_json: bool, nothing: str) -> None:

@@ -14,7 +14,7 @@ from taskyard.shared.errors import ConfigurationError
 from taskyard.shared.topology import Create, Topology, WorkQueue
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from taskyard.shared.broker import (
         BrokerEvent,
@@ -112,6 +112,10 @@ class Partial:
         yield  # makes this a generator, as the port has it
 
     async def lock(self, name: str, owner: Owner) -> Lease | Held:
+        """Refuse (ConfigurationError)."""
+        refuse("locks", self.capabilities.lock)
+
+    async def locks(self) -> Mapping[str, Held]:
         """Refuse (ConfigurationError)."""
         refuse("locks", self.capabilities.lock)
 

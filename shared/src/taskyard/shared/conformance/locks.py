@@ -58,6 +58,23 @@ class Locks(Room):
             assert held.owner in (_OWNER, None)
         await lease.release()
 
+    async def test_locks_are_listed_while_they_are_held(self, harness: Harness) -> None:
+        """CR-07: by name, with their owner, and gone when they are released; or refused: some
+        brokers tell only with more set up.
+        """
+        await harness.queues()
+        one, two = await harness.open(), await harness.open()
+        if await locks_refused(one):
+            return
+        name = harness.fresh("lock")
+        lease = await acquire(one, name)
+        with suppress(ConfigurationError):
+            held = await two.locks()
+            assert held[name] == Held(owner=_OWNER)
+            await lease.release()
+            assert name not in await two.locks()
+        await lease.release()
+
     async def test_a_released_lock_is_free(self, harness: Harness) -> None:
         """After `release` the next one gets it, again and again."""
         await harness.queues()
@@ -112,6 +129,7 @@ class Locks(Room):
         watching = asyncio.create_task(lease.wait_lost(), name="watch")
         await harness.calm()
         assert not watching.done()
+        assert await lease.confirm()
         watching.cancel()
         with suppress(asyncio.CancelledError):
             await watching
@@ -128,4 +146,5 @@ class Locks(Room):
         await one.close()
         async with asyncio.timeout(harness.patience_s):
             await lease.wait_lost()
+        assert not await lease.confirm()
         await (await acquire(two, name)).release()

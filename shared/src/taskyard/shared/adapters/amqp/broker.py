@@ -258,6 +258,11 @@ class AmqpBroker:
 
         return await lock.take_lock(self.core, name, owner)
 
+    async def locks(self) -> Mapping[str, Held]:
+        from taskyard.shared.adapters.amqp import lock
+
+        return await lock.read_locks(self.core)
+
     async def inbox(self) -> Inbox:
         from taskyard.shared.adapters.amqp import inbox
 

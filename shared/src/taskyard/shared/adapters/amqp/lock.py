@@ -11,17 +11,22 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from taskyard.shared.adapters.amqp.channel import ACCESS_REFUSED, NOT_FOUND, ChannelClosed
+from taskyard.shared.adapters.amqp.management import SETTING
 from taskyard.shared.adapters.amqp.survey import Questions
 from taskyard.shared.broker import Held, Lost, Owner
 from taskyard.shared.errors import ConfigurationError, Unavailable
 
 if TYPE_CHECKING:
+    from taskyard.shared.adapters.amqp.channel import Channel
     from taskyard.shared.adapters.amqp.core import Core
     from taskyard.shared.adapters.amqp.frames import Message
     from taskyard.shared.adapters.amqp.link import Link
+    from taskyard.shared.adapters.amqp.management import QueueInfo
     from taskyard.shared.broker import BrokerEvent
 
 _LOCKED: Final = 405
+#: Seconds that the broker gets to confirm a lock: it gives one away after two silent heartbeats.
+CONFIRM_S: Final = 3.0
 
 #: The owner, as arguments of the queue that is the lock: the broker keeps what it does not know.
 _HOST: Final = "x-taskyard-host"
@@ -69,10 +74,33 @@ async def _is_held(core: Core, queue: str) -> bool:
     raise ConfigurationError(f"queue {queue} is not exclusive, so it is no lock: delete it")
 
 
+async def read_locks(core: Core) -> dict[str, Held]:
+    """Return who holds which lock.
+
+    Raises:
+        ConfigurationError: the management API cannot be asked.
+
+    """
+    prefix = core.names.lock("")
+    found = await core.management.queues(prefix)
+    if found is None:
+        raise ConfigurationError(
+            "which locks are held is known to RabbitMQ's management API only, and it cannot be asked "
+            f"here: set {SETTING}"
+        )
+    return {
+        info.name.removeprefix(prefix): Held(owner=_owner_in(info))
+        for info in sorted(found, key=lambda info: info.name)
+        if info.exclusive
+    }
+
+
 async def _owner(core: Core, queue: str) -> Owner | None:
     info = await core.management.queue(queue)
-    if info is None:
-        return None
+    return None if info is None else _owner_in(info)
+
+
+def _owner_in(info: QueueInfo) -> Owner | None:
     host, pid, since = (info.arguments.get(name) for name in (_HOST, _PID, _SINCE))
     if isinstance(host, str) and isinstance(pid, int) and isinstance(since, int):
         return Owner(host=host, pid=pid, since_ms=since)
@@ -90,10 +118,11 @@ class AmqpLease:
         self._lost = asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
         self._released = False
+        self._channel: Channel | None = None
 
     async def take(self, owner: Owner) -> None:
         """Take it (ChannelClosed if another has it)."""
-        channel = await self._link.channel()
+        channel = self._channel = await self._link.channel()
         self._link.subscribe(self._on_event)
         await channel.call(
             "queue_declare",
@@ -109,6 +138,18 @@ class AmqpLease:
     async def wait_lost(self) -> None:
         """Return once the lock can no longer be relied on."""
         await self._lost.wait()
+
+    async def confirm(self) -> bool:
+        """Return whether it is still ours: an answer on its own connection says so."""
+        if self._lost.is_set() or self._channel is None:
+            return False
+        try:
+            await self._channel.call(
+                "queue_declare", queue=self._queue, passive=True, timeout_s=CONFIRM_S
+            )
+        except (ChannelClosed, Unavailable):
+            self._end()
+        return not self._lost.is_set()
 
     async def release(self) -> None:
         """Give the lock up."""

@@ -246,6 +246,12 @@ class MemoryBroker(Handle):
             self._session.leases.append(lease)
         return lease
 
+    async def locks(self) -> Mapping[str, Held]:
+        self._check_open()
+        with self.state.lock:
+            held = sorted(self.state.locks.items())
+        return {name: Held(owner=lease.owner) for name, lease in held}
+
     async def inbox(self) -> MemoryInbox:
         self._check_open()
         inbox = MemoryInbox(self.state, f"memory-{mint_id()}")

@@ -187,6 +187,11 @@ class MemoryLease:
     async def wait_lost(self) -> None:
         await self._lost.take()
 
+    async def confirm(self) -> bool:
+        await asyncio.sleep(0)
+        with self._state.lock:
+            return self._state.locks.get(self._name) is self
+
     async def release(self) -> None:
         self.lose()
         await asyncio.sleep(0)

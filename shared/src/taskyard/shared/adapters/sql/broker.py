@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from taskyard.shared.adapters.sql import layout, queries
@@ -12,7 +13,7 @@ from taskyard.shared.adapters.sql.feed_consumer import SqlFeedConsumer
 from taskyard.shared.adapters.sql.feeding import write_records
 from taskyard.shared.adapters.sql.handle import Handle
 from taskyard.shared.adapters.sql.inbox import SqlInbox
-from taskyard.shared.adapters.sql.lease import Grab, SqlLease
+from taskyard.shared.adapters.sql.lease import Grab, SqlLease, held_locks
 from taskyard.shared.adapters.sql.location import Location, parse
 from taskyard.shared.adapters.sql.parking_lot import browse, take
 from taskyard.shared.adapters.sql.rows import known
@@ -307,6 +308,10 @@ class SqlBroker:
             return Held(owner=holder)
         handle.keeper.add(lease)
         return lease
+
+    async def locks(self) -> Mapping[str, Held]:
+        owners = await self._read(partial(held_locks, folder=self._location.owners))
+        return {name: Held(owner=owner) for name, owner in owners.items()}
 
     async def inbox(self) -> SqlInbox:
         handle = await self._owning_handle()

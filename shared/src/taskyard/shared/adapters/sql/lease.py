@@ -51,7 +51,7 @@ class Grab:
     def __call__(self, session: Session) -> Owner | None:
         """Take the lock and return None, or return who has it."""
         for holder, host, pid, since, expires in session.rows(queries.LOCK_HOLDER, (self.name,)):
-            if not has_expired(session, expires) and not self._is_dead(session, holder):
+            if not has_expired(session, expires) and not _is_dead(session, holder, self.folder):
                 return Owner(host=str(host), pid=int(str(pid)), since_ms=int(str(since)))
         session.run(
             queries.LOCK_PUT,
@@ -67,13 +67,23 @@ class Grab:
         )
         return None
 
-    def _is_dead(self, session: Session, holder: Value) -> bool:
-        for file, _ in session.rows(queries.OWNER_OF, (holder,)):
-            sign, lock = look_at(self.folder / str(file))
-            if lock is not None:
-                lock.close()
-            return sign is Sign.DEAD
-        return False
+
+def held_locks(session: Session, *, folder: Path) -> dict[str, Owner]:
+    """Return who holds which lock; what the dead left behind is held by nobody."""
+    return {
+        str(name): Owner(host=str(host), pid=int(str(pid)), since_ms=int(str(since)))
+        for name, holder, host, pid, since, expires in session.rows(queries.LOCKS_ALL)
+        if not has_expired(session, expires) and not _is_dead(session, holder, folder)
+    }
+
+
+def _is_dead(session: Session, holder: Value, folder: Path) -> bool:
+    for file, _ in session.rows(queries.OWNER_OF, (holder,)):
+        sign, lock = look_at(folder / str(file))
+        if lock is not None:
+            lock.close()
+        return sign is Sign.DEAD
+    return False
 
 
 class SqlLease:
@@ -114,6 +124,20 @@ class SqlLease:
             except TimeoutError:
                 continue  # it may have been renewed meanwhile
 
+    async def confirm(self) -> bool:
+        if self._over.is_set():
+            return False
+        at_s = self._ticks.monotonic_s()
+        try:
+            ours = await self._engine.write(self._renew, deadline_s=self._grab.lease_s * 0.4)
+        except (StoreError, Unavailable):
+            return False
+        if ours:
+            self.renewed(at_s)
+        else:
+            self.lose()
+        return ours and not self._over.is_set()
+
     async def release(self) -> None:
         if self._over.is_set():
             return
@@ -136,6 +160,14 @@ class SqlLease:
         """Tell whoever waits that it is not ours any more."""
         self._over.set()
         self._gone(self)
+
+    def _renew(self, session: Session) -> bool:
+        """Renew what is still ours, in one transaction: nobody can take it in between."""
+        expires = session.lease_ms(self._grab.lease_s)
+        session.run(queries.LOCKS_RENEW, {"expires": expires, "owner": self._grab.id})
+        return any(
+            fence == self.fence for (fence,) in session.rows(queries.LOCKS_OF, (self._grab.id,))
+        )
 
     def _remove(self, session: Session) -> None:
         session.run(queries.LOCK_REMOVE, (self._grab.name, self._grab.id, self._grab.fence))

@@ -277,6 +277,9 @@ CONSUMER_REMOVE: Final = "DELETE FROM @consumers WHERE id = ?"
 LOCK_HOLDER: Final = """
 SELECT owner, host, pid, since, expires FROM @locks WHERE name = ?
 """
+LOCKS_ALL: Final = """
+SELECT name, owner, host, pid, since, expires FROM @locks ORDER BY name
+"""
 LOCK_PUT: Final = """
 INSERT OR REPLACE INTO @locks (name, owner, fence, host, pid, since, expires)
 VALUES (:name, :owner, :fence, :host, :pid, :since, :expires)
