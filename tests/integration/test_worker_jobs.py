@@ -11,6 +11,7 @@ import pytest
 from support.eventually import eventually
 from support.rig import QUEUE, Rig
 from taskyard.shared.broker import Selection, Settlement
+from taskyard.shared.envelope import Envelope
 
 
 @pytest.fixture
@@ -104,25 +105,39 @@ async def _runs(rig, worker):
 
 
 async def test_a_deadly_job_ends_parked_while_others_go_on(rig):
-    """SQ-04 and the poison guard: five workers die of it, the sixth parks it; nothing else suffers."""
+    """B-14, SQ-04: two workers die of it at most, then it dies alone and is parked, with its signal.
+
+    The thousand others are done, and what they were running beside costs none of them an attempt.
+    """
     async with rig:
-        (deadly,) = await rig.send(rig.job("crash", priority="low"))
-        await rig.send(*(rig.note(str(n)) for n in range(20)))
-        deaths = 0
-        worker = rig.start_worker("--concurrency", "2")
-        while not [job async for job in rig.broker.parked(QUEUE)]:
-            if not worker.is_running:
-                deaths += 1
-                assert deaths <= 6
-                worker = rig.start_worker("--concurrency", "2")
-            await asyncio.sleep(0.05)
-        (parked,) = await rig.parked()
-        assert deaths == 5
-        assert parked.envelope.id == deadly
-        assert (parked.envelope.parking.reason if parked.envelope.parking else "poison") == "poison"
-        assert {run["line"] for run in await rig.noted(20)} == {str(n) for n in range(20)}
-        worker.terminate()
-        assert await worker.wait_exit(within=20) == 0
+        jobs = [rig.note(str(n)) for n in range(1000)]
+        deadly = rig.job("crash")
+        await rig.send(*jobs[:500], deadly, *jobs[500:])
+        workers = [rig.start_worker() for _ in range(2)]
+        deaths, parked = 0, list[Envelope]()
+        until = time.monotonic() + 60
+        while not parked or len(rig.seen()) < 1000:
+            assert time.monotonic() < until, (deaths, parked, len(rig.seen()))
+            for n, worker in enumerate(workers):
+                if not worker.is_running:
+                    deaths += 1
+                    workers[n] = rig.start_worker()
+            parked = [job.envelope async for job in rig.broker.parked(QUEUE)]
+            await asyncio.sleep(0.1)
+        await rig.emptied()
+        (poison,) = [job.envelope async for job in rig.broker.parked(QUEUE)]
+        assert (poison.id, poison.attempt, poison.deliveries) == (deadly.id, 1, 5)
+        assert poison.parking.reason == "poison"
+        assert "signal 9 (SIGKILL)" in poison.parking.detail
+        assert deaths <= 2
+        runs = rig.seen()
+        assert {run["line"] for run in runs} == {str(n) for n in range(1000)}
+        assert {run["attempt"] for run in runs} == {1}
+        assert max(run["deliveries"] for run in runs) <= 1 + deaths
+        for worker in workers:
+            await rig.ready(worker)
+            worker.terminate()
+            assert await worker.wait_exit(within=20) == 0
 
 
 @pytest.mark.slow

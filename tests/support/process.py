@@ -234,15 +234,16 @@ def run_taskyard(
 
 
 def wait_gone_blocking(pid: int, *, within: float = 5.0) -> None:
-    """Wait until no process of this id runs; one that is dead but not collected does not run."""
+    """Wait until no process of this id runs; see `is_gone`."""
+    eventually_blocking(lambda: is_gone(pid), within=within, hint=f"process {pid} gone")
 
-    def gone() -> bool:
-        try:
-            return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-        except psutil.NoSuchProcess:
-            return True
 
-    eventually_blocking(gone, within=within, hint=f"process {pid} gone")
+def is_gone(pid: int) -> bool:
+    """Tell whether no process of this id runs; one that is dead but not collected does not run."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:

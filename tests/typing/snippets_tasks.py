@@ -61,6 +61,16 @@ def called_sync(order_id: int) -> float:
     return float(order_id)
 
 
+@plain.task(mode="process", ttr="1h")
+def in_process(ctx: Context, order_id: int) -> bytes:
+    return ctx.job_id.encode() * order_id
+
+
+@plain.task(mode="process")
+async def in_process_async(order_id: int) -> int:
+    return order_id
+
+
 @plain.task()
 async def called_empty(order_id: int) -> int:
     return order_id
@@ -75,6 +85,8 @@ assert_type(nothing.job(), Job[None])
 assert_type(called_async.job(order_id=7), Job[str])
 assert_type(called_sync.job(7), Job[float])
 assert_type(called_empty.job(7), Job[int])
+assert_type(in_process.job(7), Job[bytes])
+assert_type(in_process_async.job(order_id=7), Job[int])
 
 
 # ------------------------------------------------------------------ wrong arguments are found

@@ -45,13 +45,16 @@ def test_names_of_tasks() -> None:
 
 
 def test_modes_follow_the_function() -> None:
-    """`async def` runs on the loop, `def` in a thread; saying otherwise is an error."""
+    """`async def` runs on the loop, `def` in a thread, both in a process; else it is an error."""
     queue = Queue("decl")
     assert queue.add(lambda: None, name="a").mode == "thread"
 
     async def handler() -> None: ...
 
     assert queue.add(handler).mode == "async"
+    assert queue.add(handler, name="c", mode="process").mode == "process"
+    in_child = queue.add(lambda: None, name="d", mode="process")
+    assert (in_child.mode, in_child.asynchronous) == ("process", False)
     with pytest.raises(ConfigurationError, match="mode 'thread'"):
         queue.add(handler, name="b", mode="thread")
     assert "decl.b" not in queue.tasks

@@ -71,7 +71,7 @@ def decide(losses: int = 0, cancelled: bool = False, **fields: Any) -> Admission
         {"task": "known"},
         {"not_before_ms": NOW},
         {"expires_ms": NOW + 1},
-        {"attempt": 3, "deliveries": 5},
+        {"attempt": 3, "deliveries": 2},
         {"ttr_ms": 1_800_000},
         {"redelivered": True, "failures": 0},
         {"redelivered": True, "losses": 1},
@@ -117,7 +117,7 @@ def test_an_unknown_task_is_told_what_is_known():
     [
         ({"redelivered": True}, RECOUNT),
         ({"redelivered": True, "deliveries": 4}, RECOUNT),
-        ({"redelivered": True, "failures": 2}, Run(2)),
+        ({"redelivered": True, "failures": 2}, Run(2, isolated=True)),
         ({"redelivered": True, "failures": 2, "losses": 1}, Run(1)),
         ({"anonymous": True}, MINT),
         ({"anonymous": True, "redelivered": True}, MINT),
@@ -129,6 +129,27 @@ def test_an_unknown_task_is_told_what_is_known():
 def test_deliveries_are_counted_without_a_database(fields, expected):
     """Where the broker counts, its count is added; elsewhere a copy with one more is published."""
     assert decide(**fields) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"deliveries": 2}, RUN),
+        ({"deliveries": 3}, Run(isolated=True)),
+        ({"deliveries": 5}, Run(isolated=True)),
+        ({"deliveries": 3, "redelivered": True}, RECOUNT),
+        ({"redelivered": True, "failures": 1}, Run(1)),
+        ({"redelivered": True, "failures": 4}, Run(4, isolated=True)),
+        ({"redelivered": True, "failures": 3, "losses": 1}, Run(2, isolated=True)),
+        ({"deliveries": 2, "redelivered": True, "failures": 1}, Run(1, isolated=True)),
+        ({"deliveries": 3, "redelivered": True, "losses": 1}, Run(isolated=True)),
+        ({"deliveries": 6}, Park),
+    ],
+)
+def test_the_third_delivery_is_a_suspect(fields, expected):
+    """B-14: two workers died with it, or may have: it runs alone, however the broker counts."""
+    admission = decide(**fields)
+    assert isinstance(admission, Park) if expected is Park else admission == expected
 
 
 def refusal(admission: Admission, **changes: object):

@@ -32,6 +32,7 @@ OUTCOMES: list[Outcome] = [
     Failed(kind=FailureKind.LOGICAL, message="no"),
     Cancelled(by="ann", aborted=True),
     HandedBack(),
+    HandedBack(reason="its process died", charged=True),
 ]
 
 

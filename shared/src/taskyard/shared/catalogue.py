@@ -28,7 +28,7 @@ def load_queues(modules: Sequence[str]) -> dict[str, Queue[Any]]:
     found: dict[str, Queue[Any]] = {}
     for name in modules:
         module = _load(name)
-        queues = [value for value in vars(module).values() if _is_queue(value)]
+        queues = queues_of(module)
         if not queues:
             msg = f"module {name} declares no Queue (a module attribute made by Queue(…))"
             raise ConfigurationError(msg)
@@ -56,6 +56,11 @@ def select_queues(queues: dict[str, Queue[Any]], names: str) -> list[Queue[Any]]
         msg = f"unknown queue {', '.join(unknown) or names!r}; declared are {', '.join(sorted(queues))}"
         raise ConfigurationError(msg)
     return [queues[name] for name in dict.fromkeys(wanted)]
+
+
+def queues_of(module: ModuleType) -> list[Queue[Any]]:
+    """Return every `Queue` that is an attribute of a module."""
+    return [value for value in vars(module).values() if _is_queue(value)]
 
 
 def _is_queue(value: object) -> TypeGuard[Queue[Any]]:

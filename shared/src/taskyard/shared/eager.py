@@ -148,7 +148,7 @@ def _calling(
         inside = contextvars.copy_context()
         return offload(lambda: inside.run(in_thread))
 
-    return on_loop if task.mode == "async" else offloaded
+    return on_loop if task.asynchronous else offloaded
 
 
 @contextmanager

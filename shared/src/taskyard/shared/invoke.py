@@ -107,6 +107,13 @@ def _inside(layer: Middleware, context: Context[Any], proceed: Proceed) -> Proce
     return lambda: layer.execute(context, proceed)
 
 
+class EncodedResult(msgspec.Struct, frozen=True):
+    """A handler's value that was encoded where it came about: what `encode_result` returned."""
+
+    value: msgspec.Raw | None
+    problem: str
+
+
 def encode_result(value: object) -> tuple[msgspec.Raw | None, str]:
     """Return a handler's value as JSON text for records and replies, and what is wrong with it.
 
@@ -115,6 +122,8 @@ def encode_result(value: object) -> tuple[msgspec.Raw | None, str]:
     """
     if value is None:
         return None, ""
+    if isinstance(value, EncodedResult):
+        return value.value, value.problem
     try:
         text = encode_json(value)
     except Exception as error:  # noqa: BLE001  # a value's own conversion may raise anything

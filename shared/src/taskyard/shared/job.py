@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, TypeVar
@@ -22,8 +23,6 @@ from taskyard.shared.secret_arguments import set_apart
 from taskyard.shared.signature import ENCODER, encode_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from taskyard.shared.task import Queue, Task
 
 R_co = TypeVar("R_co", covariant=True)
@@ -154,6 +153,22 @@ class Job(Generic[R_co]):
         job = cls.__new__(cls)
         resolved = _ENCRYPTED if task.queue.encrypt else _DEFAULTS
         job._fill(mint_id(), task.queue.name, task.name, body, resolved, task, secrets)
+        return job
+
+    @classmethod
+    def from_parts(  # noqa: PLR0917  # the slots, in order
+        cls,
+        job_id: str,
+        queue: str,
+        task: str,
+        body: bytes,
+        resolved: ResolvedOptions,
+        declared: Task[..., Any] | None,
+        secrets: Mapping[str, Secret[bytes]] | None,
+    ) -> Self:
+        """Make a job of another one's checked parts: it is the same job, in another process."""
+        job = cls.__new__(cls)
+        job._fill(job_id, queue, task, body, resolved, declared, secrets)
         return job
 
     def _fill(  # noqa: PLR0917  # the slots, in order; a private constructor on a fast path

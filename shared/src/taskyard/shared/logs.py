@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import structlog
 
@@ -22,6 +22,18 @@ if TYPE_CHECKING:
     from structlog.typing import EventDict, Processor
 
     from taskyard.shared.settings import Settings
+
+
+class Stream(Protocol):
+    """Where lines go; a text file is one."""
+
+    def write(self, text: str, /) -> object:
+        """Take a line with its end."""
+        ...
+
+    def isatty(self) -> bool:
+        """Tell whether a person reads it."""
+        ...
 
 
 class Logger:
@@ -99,6 +111,23 @@ def configure_logging(settings: Settings, *, show_pid: bool = False) -> None:
 
     """
     stream = _open(settings)
+    _configure(stream, settings.log_level, _renderer(settings, stream), show_pid=show_pid)
+
+
+def log_json(stream: Stream, level: str) -> None:
+    """Send structlog's and the standard library's records to a stream as JSON lines.
+
+    Args:
+        stream: where lines go, each in one call.
+        level: the least level.
+
+    """
+    _configure(stream, level, _json())
+
+
+def _configure(
+    stream: Stream, level: str, renderer: list[Processor], *, show_pid: bool = False
+) -> None:
     before: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         add_job,
@@ -120,13 +149,13 @@ def configure_logging(settings: Settings, *, show_pid: bool = False) -> None:
             foreign_pre_chain=before,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *_renderer(settings, stream),
+                *renderer,
             ],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(settings.log_level.upper())
+    root.setLevel(level.upper())
     # The AMQP clients report each reconnect as an error of their own; ours says what happens next.
     for noisy in ("pika", "aio_pika", "aiormq"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
@@ -151,7 +180,7 @@ def add_pid(logger: object, method: str, event: EventDict) -> EventDict:
     return event
 
 
-def _renderer(settings: Settings, stream: TextIO) -> list[Processor]:
+def _renderer(settings: Settings, stream: Stream) -> list[Processor]:
     if settings.log_format == "console":
         return [
             structlog.dev.ConsoleRenderer(
@@ -160,10 +189,14 @@ def _renderer(settings: Settings, stream: TextIO) -> list[Processor]:
                 exception_formatter=structlog.dev.plain_traceback,
             )
         ]
+    return _json()
+
+
+def _json() -> list[Processor]:
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
 
 
-def _open(settings: Settings) -> TextIO:
+def _open(settings: Settings) -> Stream:
     if settings.log_file is None:
         return sys.stderr
     try:

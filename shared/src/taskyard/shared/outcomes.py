@@ -30,14 +30,14 @@ class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     fingerprint: str = ""
 
 
-class Succeeded(msgspec.Struct, frozen=True, kw_only=True):
+class Succeeded(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The handler returned; `ok` is what it said of its own success, None if it said nothing."""
 
     value: object = None
     ok: str | None = None
 
 
-class Retried(msgspec.Struct, frozen=True, kw_only=True):
+class Retried(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """A further attempt follows after `delay_ms`, at `priority` (None keeps the job's own)."""
 
     delay_ms: int
@@ -45,7 +45,7 @@ class Retried(msgspec.Struct, frozen=True, kw_only=True):
     error: ErrorInfo | None = None
 
 
-class Parked(msgspec.Struct, frozen=True, kw_only=True):
+class Parked(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The job is set aside for a human."""
 
     reason: ParkReason
@@ -53,7 +53,7 @@ class Parked(msgspec.Struct, frozen=True, kw_only=True):
     error: ErrorInfo | None = None
 
 
-class Failed(msgspec.Struct, frozen=True, kw_only=True):
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The job is over without success."""
 
     kind: FailureKind
@@ -61,17 +61,24 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     error: ErrorInfo | None = None
 
 
-class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
+class Cancelled(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """An operator took the job back; `aborted` when it was running."""
 
     by: str = ""
     aborted: bool = False
 
 
-class HandedBack(msgspec.Struct, frozen=True, kw_only=True):
-    """The worker did not finish it and gives it to another, uncharged."""
+class HandedBack(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """The worker did not finish it and gives it to another.
+
+    Attributes:
+        reason: why, in words.
+        charged: it counts as one delivery more, because the job's process died of it.
+
+    """
 
     reason: str = "stopping"
+    charged: bool = False
 
 
 Outcome = Succeeded | Retried | Parked | Failed | Cancelled | HandedBack

@@ -36,7 +36,7 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 QueueType = Literal["auto", "classic", "quorum"]
-Mode = Literal["async", "thread"]
+Mode = Literal["async", "thread", "process"]
 
 #: Seconds that an attempt may run unless its job, task or queue says otherwise.
 DEFAULT_TTR_S = 60.0
@@ -91,10 +91,12 @@ class Task(Generic[P, R_co]):
         self.ttr_s = None if ttr is None else positive_ttr(ttr)
         self.retry = retry
         asynchronous = inspect.iscoroutinefunction(function)
-        if mode is not None and (mode == "async") is not asynchronous:
+        fitting: Mode = "async" if asynchronous else "thread"
+        if mode not in (None, fitting, "process"):
             msg = f"task {self.name}: mode {mode!r} does not fit its handler"
             raise ConfigurationError(msg)
-        self.mode: Mode = "async" if asynchronous else "thread"
+        self.asynchronous = asynchronous
+        self.mode: Mode = mode or fitting
         self.__doc__ = function.__doc__
         self.__name__ = getattr(function, "__name__", name)
         self.__wrapped__ = function
@@ -180,7 +182,7 @@ class Queue(Generic[S_co]):
                 for with priority, which cannot overtake what is fetched.
             max_deliveries: deliveries of one attempt before the job is parked as poison.
             lifespan: makes the resources its handlers share (`ctx.resources`), entered once per
-                worker process, never in a producer.
+                worker process and child process, never in a producer.
             middleware: run around each handler of this queue, the first outermost.
             type: of the RabbitMQ queue; `auto` resolves once, when it is created.
             label: one line for people.
@@ -242,7 +244,8 @@ class Queue(Generic[S_co]):
             function: `async def` runs on the event loop, `def` in a thread. Its first parameter
                 may be annotated `Context`; the others are the job's arguments.
             **options: `name` (default: the function's), `ttr` (seconds or text), `retry`, and
-                `mode` (`async` or `thread`; only to state what the function is).
+                `mode`: `process` runs either kind in a child process, which is killed at the end
+                of its time to run; `async` and `thread` only state what the function is.
 
         Raises:
             ConfigurationError: the name is taken or not valid.

@@ -22,9 +22,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Execute it; `charged` deliveries are added to those that its envelope counts."""
+    """Execute it.
+
+    Attributes:
+        charged: deliveries that are added to those that its envelope counts.
+        isolated: it is a suspect, and runs alone in a child process.
+
+    """
 
     charged: int = 0
+    isolated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,9 @@ class Cancel:
 
 
 Admission = Run | Recount | Mint | Requeue | Park | Cancel
+
+#: The delivery of one attempt from which on it is a suspect: two workers have died with it.
+SUSPECT_FROM: Final = 3
 
 RUN: Final = Run()
 RECOUNT: Final = Recount()
@@ -155,9 +165,11 @@ def _count(delivery: Delivery, rules: Rules, losses: int) -> Admission:
             f"{deliveries - 1} deliveries of attempt {delivery.envelope.attempt} ended with the death of "
             f"their worker (max_deliveries is {rules.max_deliveries})",
         )
-    if not charged:
+    if charged and not counts:
+        return RECOUNT
+    if not charged and deliveries < SUSPECT_FROM:
         return RUN
-    return Run(charged) if counts else RECOUNT
+    return Run(charged, isolated=deliveries >= SUSPECT_FROM)
 
 
 def _unknown(envelope: Envelope, rules: Rules) -> str:

@@ -49,6 +49,8 @@ class Attempt:
         started_ms: when it started, in milliseconds since the epoch.
         deadline_s: when its time to run ends, on the monotonic clock.
         wake_s: when `Deadlines` looks at it next.
+        isolated: it runs in a child process.
+        alone: that child is there for nothing else.
         task: runs its coroutine; None while it has none.
         begun: its coroutine has taken its first step.
         stopping: why it was told to end.
@@ -65,6 +67,7 @@ class Attempt:
         "_executor",
         "_kept_until_s",
         "_soon",
+        "alone",
         "announced",
         "begun",
         "by",
@@ -75,6 +78,7 @@ class Attempt:
         "ended",
         "envelope",
         "handler",
+        "isolated",
         "progress_seen",
         "said",
         "started_ms",
@@ -106,6 +110,7 @@ class Attempt:
         self.taken_s = taken_s
         self.started_ms = now_ms
         self.deadline_s = self.wake_s = now_s + ttr_s
+        self.isolated = self.alone = False
         self.task: asyncio.Task[None] | None = None
         self.begun = False
         self.stopping: Stop | None = None
@@ -147,6 +152,11 @@ class Attempt:
         if self.deadline_s > self._kept_until_s:
             self._kept_until_s = self.deadline_s + length_s  # so that not every touch asks again
             self._executor.extend(self, self._kept_until_s)
+
+    def postpone(self, delay_s: float) -> None:
+        """Let the time to run begin in `delay_s` seconds: its handler waits for a process."""
+        self.deadline_s = self._executor.clock.monotonic_s() + delay_s + self.ttr_s
+        self._plan(ring=True)
 
     def progress(self, done: float, total: float | None, note: str) -> None:
         """Keep what was reported, and touch where the broker lets us."""

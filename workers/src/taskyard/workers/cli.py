@@ -160,6 +160,7 @@ def worker(
         max_jobs=max_jobs,
         max_rss_bytes=max_rss,
         max_abandoned=max_abandoned,
+        modules=modules,
     )
     chosen = select_queues(load_queues(modules), queues)
     lock = None

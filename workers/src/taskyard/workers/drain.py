@@ -33,7 +33,7 @@ async def wait_drained(worker: Worker) -> None:
 
 async def _is_empty(worker: Worker) -> bool:
     every = worker.lanes.values()
-    lanes = [lane for lane in every if not lane.paused and not lane.lifespan.problem]
+    lanes = [lane for lane in every if not lane.paused and not lane.problem]
     if not _is_quiet(worker, lanes):
         return False
     try:

@@ -12,11 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from taskyard.shared.decide import TimedOut, outcome_of_error, policy_of
-from taskyard.shared.errors import ConfigurationError
 from taskyard.shared.invoke import activate, bind, call_async, call_sync, wrap
 from taskyard.shared.logs import get_logger
 from taskyard.shared.outcomes import Cancelled, HandedBack, Outcome, Succeeded
 from taskyard.workers.attempt import Attempt, Stop
+from taskyard.workers.patience import held_too_long
 from taskyard.workers.report import fields_of
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from taskyard.shared.keyring import KeyRing
     from taskyard.workers.calls import Calls
+    from taskyard.workers.isolation.conduct import Isolation
     from taskyard.workers.machinery import Machinery
 
 _log = get_logger(__name__)
@@ -38,6 +39,7 @@ class Executor:
     def __init__(
         self,
         machinery: Machinery,
+        isolation: Isolation,
         longest_ttr_s: float,
         on_end: Callable[[Attempt, Outcome], None],
         calls: Calls,
@@ -46,6 +48,7 @@ class Executor:
 
         Args:
             machinery: of the worker.
+            isolation: runs those that are isolated.
             longest_ttr_s: the time to run that the consumer was opened with, in seconds.
             on_end: told of each attempt's outcome, once.
             calls: of its attempts.
@@ -55,6 +58,7 @@ class Executor:
         self._rng = machinery.rng
         self._threads = machinery.threads
         self.keys = machinery.keys
+        self._isolation = isolation
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         # An attempt may be started from within another's end, whose context is not for it.
@@ -77,7 +81,11 @@ class Executor:
         if attempt.ttr_s > self.longest_ttr_s:
             self.extend(attempt, attempt.deadline_s)
         handler = attempt.handler
-        if handler.inline:
+        if attempt.isolated:
+            attempt.task = self._loop.create_task(
+                self._run_isolated(attempt), name=handler.task.name, context=self._base.copy()
+            )
+        elif handler.inline:
             self._threads.submit(
                 partial(_call, self._base.copy(), attempt, self.keys), self._returned
             )
@@ -90,7 +98,7 @@ class Executor:
         """Tell a running attempt to end, and abandon it when it cannot be told."""
         if attempt.ended or attempt.stopping is not None:
             return
-        if attempt.handler.inline and why is Stop.ABORT:
+        if attempt.handler.inline and not attempt.isolated and why is Stop.ABORT:
             return  # a thread cannot be stopped; it finishes, as without an abort
         attempt.stopping, attempt.by = why, by
         if attempt.task is None:
@@ -123,12 +131,7 @@ class Executor:
 
         """
         if self.max_ttr_s is not None and held_s > self.max_ttr_s:
-            msg = (
-                f"job {attempt.envelope.id}: the broker takes a job back that a worker has held for "
-                f"{self.max_ttr_s:g} s; its deadline cannot be moved that far. Split the job, or raise "
-                "the broker's consumer timeout (TASKYARD_CONSUMER_TIMEOUT)"
-            )
-            raise ConfigurationError(msg)
+            raise held_too_long(attempt.envelope.id, self.max_ttr_s)
 
     def extend(self, attempt: Attempt, until_s: float) -> None:
         """Ask the broker for patience until `until_s` (monotonic); from any thread."""
@@ -173,6 +176,19 @@ class Executor:
                 if attempt.stopping is None
                 else self._stopped(attempt, None)
             )
+        self._end(attempt, outcome)
+
+    async def _run_isolated(self, attempt: Attempt) -> None:
+        attempt.begun = True
+        outcome: Outcome
+        try:
+            outcome = (
+                await self._isolation.run(attempt) if attempt.stopping is None else HandedBack()
+            )
+        except BaseException as error:  # noqa: BLE001  # no child, or a stop that has killed it
+            outcome = self._failed(attempt, error)
+        if attempt.stopping is not None:
+            outcome = self._stopped(attempt, None)  # where we waited for it says nothing
         self._end(attempt, outcome)
 
     async def _inside(self, attempt: Attempt) -> object:

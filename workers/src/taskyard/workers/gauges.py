@@ -73,5 +73,5 @@ def _signs_of(lane: Lane, now_s: float) -> LaneSigns:
         running=len(lane.running),
         slots=lane.slots,
         stuck=lane.executor.abandoned_threads + lane.executor.abandoned_tasks,
-        problem=lane.lifespan.problem or lane.intake.problem,
+        problem=lane.problem or lane.intake.problem,
     )

@@ -24,6 +24,7 @@ class Handler:
         task: as declared.
         inline: whether it may run as a bare thread call (a `def` without middleware).
         threaded: whether its function is called in a thread.
+        isolated: whether it runs in a child process.
         finished: the cell per class of outcome.
         run_seconds: how long its attempts took.
 
@@ -32,6 +33,7 @@ class Handler:
     __slots__ = (
         "finished",
         "inline",
+        "isolated",
         "middleware",
         "run_seconds",
         "task",
@@ -49,6 +51,7 @@ class Handler:
         _ = task.signature  # read now, so that a broken one stops the start and not a job
         self.task = task
         self.threaded = task.mode == "thread"
+        self.isolated = task.mode == "process"
         self.middleware: tuple[Middleware, ...] = task.queue.middleware
         self.inline = self.threaded and not self.middleware
         self.ttr_s: float = task.ttr_s or task.queue.ttr_s

@@ -22,6 +22,7 @@ from taskyard.workers.execute import Executor
 from taskyard.workers.handler import handlers_of, longest_ttr_s
 from taskyard.workers.idling import Idling
 from taskyard.workers.intake import Intake
+from taskyard.workers.isolation.conduct import Isolation
 from taskyard.workers.lifespan import Lifespan, LifespanFailed
 from taskyard.workers.meters import LaneMeters
 from taskyard.workers.recall import key_of
@@ -57,6 +58,7 @@ class Lane:
         intake: takes its deliveries.
         lifespan: its resources.
         idling: who wants to know when it has nothing to do.
+        isolation: its child processes, which have resources of their own.
 
     """
 
@@ -77,8 +79,10 @@ class Lane:
         self.lifespan = Lifespan(queue)
         self.idling = Idling(queue.name, queue.middleware)
         self._slots = Slots(self.slots, on_free=self._start_waiting, on_away=self._away)
+        self.isolation = Isolation(queue, machinery, slots=self.slots, on_broken=self.finish)
         self.executor = Executor(
             machinery,
+            self.isolation,
             longest_ttr_s(self.handlers.values()),
             self._ended,
             Calls(machinery.children, self._slots),
@@ -112,6 +116,15 @@ class Lane:
         self._debug = logging.getLogger(__name__).isEnabledFor(logging.DEBUG)
 
     @property
+    def _only_isolated(self) -> bool:
+        return bool(self.handlers) and all(each.isolated for each in self.handlers.values())
+
+    @property
+    def problem(self) -> str:
+        """Why its jobs cannot run, in words; empty when they can."""
+        return self.lifespan.problem or self.isolation.problem
+
+    @property
     def idle(self) -> bool:
         """Whether nothing runs and nothing waits for a slot."""
         return not self.running and not self._waiting
@@ -119,7 +132,8 @@ class Lane:
     async def run(self) -> None:
         """Set up, consume until `finish`, let running attempts end, tear down."""
         try:
-            self.executor.resources = await self.lifespan.enter(once=self._machinery.draining)
+            if not self._only_isolated:
+                self.executor.resources = await self.lifespan.enter(once=self._machinery.draining)
         except LifespanFailed:
             return  # a drain goes on with the other queues and complains at its end
         try:
@@ -129,7 +143,10 @@ class Lane:
                 await self._empty.wait()
         finally:
             await self.idling.close()
-            await self.lifespan.leave()
+            try:
+                await self.isolation.close()
+            finally:
+                await self.lifespan.leave()
 
     def finish(self, *, keep: bool = False) -> None:
         """Take nothing more; `run` ends with the last attempt.
@@ -196,7 +213,7 @@ class Lane:
             if not isinstance(admission, Run):
                 self._refuse(delivery, admission, now_ms)
             elif self._slots.free and self._starting and self._machinery.budget.take():
-                self._start(delivery, admission.charged, taken_s=now_s, now_s=now_s, now_ms=now_ms)
+                self._start(delivery, admission, taken_s=now_s, now_s=now_s, now_ms=now_ms)
             else:
                 self._waiting.append((delivery, now_s))
 
@@ -231,9 +248,9 @@ class Lane:
         return True
 
     def _start(
-        self, delivery: Delivery, charged: int, *, taken_s: float, now_s: float, now_ms: int
+        self, delivery: Delivery, admission: Run, *, taken_s: float, now_s: float, now_ms: int
     ) -> None:
-        envelope = delivery.envelope
+        envelope, charged = delivery.envelope, admission.charged
         handler = self.handlers[envelope.task]
         if charged or envelope.task != handler.task.name:
             envelope = msgspec.structs.replace(
@@ -250,6 +267,9 @@ class Lane:
             now_s=now_s,
             now_ms=now_ms,
         )
+        if admission.isolated or handler.isolated:
+            attempt.alone = admission.isolated
+            attempt.isolated = handler.isolated or self.isolation.offers(envelope)
         self._meters.started(envelope, now_ms)
         self._slots.free -= 1
         self.running[attempt] = None
@@ -263,9 +283,7 @@ class Lane:
             if not isinstance(admission, Run):
                 self._refuse(delivery, admission, now_ms)
             elif self._machinery.budget.take():
-                self._start(
-                    delivery, admission.charged, taken_s=taken_s, now_s=now_s, now_ms=now_ms
-                )
+                self._start(delivery, admission, taken_s=taken_s, now_s=now_s, now_ms=now_ms)
             else:
                 self._waiting.appendleft((delivery, taken_s))
                 return

@@ -52,12 +52,16 @@ class Machinery:
         concurrency: slots of a queue that declares none.
         keys: for encrypted arguments.
         draining: the worker ends when its queues are empty.
+        modules: import paths that the queues were found in; empty: where their tasks are from.
+        max_rss_bytes: resident memory after a job above which a child process is replaced.
 
     """
 
     name: str
     concurrency: int
     draining: bool
+    modules: tuple[str, ...]
+    max_rss_bytes: int | None
     broker: Broker
     clock: Clock
     rng: Random

@@ -14,13 +14,14 @@ from taskyard.shared.clock import SystemClock
 from taskyard.shared.logs import get_logger
 from taskyard.workers.gauges import show_gauges, signs_of
 from taskyard.workers.health import HealthServer
+from taskyard.workers.loops import fastest_loop
 from taskyard.workers.orders import SIGNALS, Orders, ToldToStop
 from taskyard.workers.signs import why_dead, why_not_ready
 from taskyard.workers.singleton import Lock, held
 from taskyard.workers.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Coroutine, Sequence
 
     from taskyard.shared.broker import Broker
     from taskyard.shared.settings import Settings
@@ -125,7 +126,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
     A handler that refuses to be cancelled cannot keep the process: it has been handed back.
     """
-    runner = asyncio.Runner(loop_factory=_fastest_loop())
+    runner = asyncio.Runner(loop_factory=fastest_loop())
     code = 1
     try:
         result = runner.run(main)
@@ -137,14 +138,6 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         last_resort.start()
         runner.close()
         last_resort.cancel()
-
-
-def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
 
 
 def _listen(worker: Worker, settings: Settings) -> HealthServer:

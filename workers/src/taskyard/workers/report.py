@@ -34,6 +34,9 @@ def report_success(envelope: Envelope) -> None:
 
 def report_end(envelope: Envelope, outcome: Outcome) -> None:
     """Say how an attempt ended that did not succeed."""
+    if isinstance(outcome, HandedBack) and outcome.charged:
+        _log.warning("a job's process died", **fields_of(envelope), reason=outcome.reason)
+        return
     if isinstance(outcome, HandedBack):
         _log.info("attempt handed back", **fields_of(envelope), reason=outcome.reason)
         return

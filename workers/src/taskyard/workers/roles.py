@@ -34,7 +34,9 @@ SETUP: Final = "setup"
 async def worker(modules: Sequence[str], settings: Settings) -> None:
     """Consume every queue of `modules`."""
     queues = list(load_queues(modules).values())
-    options = WorkerOptions(concurrency=settings.concurrency, grace_s=settings.grace)
+    options = WorkerOptions(
+        concurrency=settings.concurrency, grace_s=settings.grace, modules=tuple(modules)
+    )
     await run_worker(queues, settings, options, signals=False)
 
 

@@ -135,9 +135,11 @@ def _cancelled(outcome: Cancelled, run: Run) -> Settlement:
 
 
 def _handed_back(outcome: HandedBack, run: Run) -> Settlement:
+    deliveries = run.envelope.deliveries + outcome.charged
+    copy = msgspec.structs.replace(run.envelope, deliveries=deliveries, message_id="")
     return Settlement(
         delivery=run.delivery,
-        copies=(msgspec.structs.replace(run.envelope, message_id=""),),
+        copies=(copy,),
         record=_record(outcome, run, detail=outcome.reason),
     )
 

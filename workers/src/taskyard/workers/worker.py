@@ -58,6 +58,8 @@ class WorkerOptions:
         max_rss_bytes: begin to stop when no job runs and settled memory is above.
         max_abandoned: begin to stop when so many handlers ran out of time and do not end; None:
             as many as one queue has slots, at least four.
+        modules: import paths that the queues were found in, for child processes; empty: where
+            their tasks are from.
 
     """
 
@@ -68,6 +70,7 @@ class WorkerOptions:
     max_jobs: int | None = None
     max_rss_bytes: int | None = None
     max_abandoned: int | None = None
+    modules: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -142,6 +145,8 @@ class Worker:
             name=self.name,
             concurrency=self.options.concurrency,
             draining=self.options.drain,
+            modules=self.options.modules,
+            max_rss_bytes=self.options.max_rss_bytes,
             broker=broker,
             clock=self._clock,
             rng=rng or random.Random(),
@@ -205,7 +210,7 @@ class Worker:
             LifespanFailed: a queue could not be set up.
 
         """
-        problems = [lane.lifespan.problem for lane in self.lanes.values() if lane.lifespan.problem]
+        problems = [lane.problem for lane in self.lanes.values() if lane.problem]
         if problems and self.options.drain:
             raise LifespanFailed("; ".join(problems))
 
