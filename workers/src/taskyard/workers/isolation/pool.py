@@ -147,6 +147,9 @@ class Pool:
                 await asyncio.wait(set(self._leaving))
         finally:
             self.kill()
+            if self._living:  # what they said last is read, and their pipes are closed
+                ends = {child.ended for child in self._living}
+                await asyncio.wait(ends, timeout=LEAVE_S)
 
     def kill(self) -> None:
         """Kill those that are still there."""
