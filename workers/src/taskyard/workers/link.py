@@ -6,11 +6,8 @@ supervisor confirms the lock of the group, if it has one. One JSON value a line.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import socket
-import sys
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -21,6 +18,7 @@ from taskyard.shared.clock import SystemClock
 from taskyard.shared.snapshot import Snapshot, take_snapshot
 from taskyard.workers.gauges import signs_of
 from taskyard.workers.guard import Guard
+from taskyard.workers.isolation.kernel import die_with
 from taskyard.workers.signs import why_dead, why_not_ready
 
 if TYPE_CHECKING:
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
 REPORT_S: Final = 0.5
 #: Seconds that a supervisor that does not read keeps a worker from ending.
 _PATIENCE_S: Final = 2.0
-_PR_SET_PDEATHSIG: Final = 1
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -99,7 +96,7 @@ class Link:
         self._worker: Worker | None = None
         self._over = threading.Event()
         self._reporter: threading.Thread | None = None
-        _die_with(parent)
+        die_with(parent)
         threading.Thread(target=self._listen, name="supervisor", daemon=True).start()
 
     @classmethod
@@ -153,11 +150,3 @@ class Link:
 def words_for(descriptor: int, fresh_s: float | None) -> str:
     """Return what a worker needs to know of its link, as text for its command line."""
     return f"{descriptor},{os.getpid()},{fresh_s or 0.0}"
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its supervisor dies, however that happens."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died before
-        os._exit(1)
