@@ -228,8 +228,9 @@ async def test_a_log_line_without_end_is_cut(bench, caplog):
 
 
 @pytest.mark.parametrize("task", [tasks.floods, tasks.blocks_loop])
-async def test_the_loop_turns_whatever_children_do(bench, task):
+async def test_the_loop_turns_whatever_children_do(bench, task, caplog):
     """B-15: children that keep every core busy, or print without end: it never stands still for 50 ms."""
+    caplog.set_level(logging.INFO)  # a line that nobody keeps would cost next to nothing
     worker = await bench.worker(concurrency=4)
     args = [(20_000,)] * 4 if task is tasks.floods else [(str(bench.folder / "p"), 1.0)] * 4
     ids = await bench.send(*(task.job(*each) for each in args))
