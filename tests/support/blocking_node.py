@@ -145,12 +145,14 @@ class BlockingNode(BlockingSharedNode):
         self.start()
 
     def freeze(self) -> None:
-        """Suspend the server process (SIGSTOP): connections stay, nothing is answered."""
-        self._signal(signal.SIGSTOP)
+        """Suspend the server process (SIGSTOP) and wait until it stands still: connections stay,
+        nothing is answered.
+        """
+        self._serving().suspend()
 
     def thaw(self) -> None:
         """Let a suspended server go on."""
-        self._signal(signal.SIGCONT)
+        self._serving().signal(signal.SIGCONT)
 
     def close(self) -> None:
         """End the server at once and remove its folder. Safe to call twice."""
@@ -207,10 +209,10 @@ class BlockingNode(BlockingSharedNode):
             return True
         return False
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _serving(self) -> Guarded:
         if self._running is None:
             raise NodeFailed(f"RabbitMQ {self.root.name} does not run")
-        self._running.signal(number)
+        return self._running
 
     def _end(self, how: signal.Signals, timeout_s: float) -> None:
         running, self._running = self._running, None

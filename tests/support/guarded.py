@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -72,6 +73,22 @@ class Guarded:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
+    def suspend(self) -> None:
+        """Suspend the main program (SIGSTOP); return when each of its threads stands still.
+
+        The signal alone stops them one after another: on busy cores some still run, and answer,
+        milliseconds after it was sent.
+
+        Raises:
+            TimeoutError: A thread still ran after 10 s.
+        """
+        self.signal(signal.SIGSTOP)
+        until = time.monotonic() + 10.0
+        while self.is_running and not _stands_still(self.pid):
+            if time.monotonic() > until:
+                raise TimeoutError(f"process {self.pid} did not stand still within 10 s of SIGSTOP")
+            time.sleep(0.001)
+
     def wait(self, timeout_s: float) -> int:
         """Wait for the end of the main program and of all that it started.
 
@@ -101,3 +118,13 @@ class Guarded:
 
     def _read_line(self) -> str:
         return self._guard.stdout.readline() if self._guard.stdout else ""
+
+
+def _stands_still(pid: int) -> bool:
+    """Whether every thread of a process is stopped; one that has ended is, too."""
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            # The program's name, in parentheses before the state, may hold anything.
+            if stat.read_text().rpartition(")")[2].split()[0] not in "TtZX":
+                return False
+    return True

@@ -111,8 +111,8 @@ class Program:
         self._guarded.signal(signal.SIGKILL)
 
     def freeze(self) -> None:
-        """Suspend it (SIGSTOP)."""
-        self._guarded.signal(signal.SIGSTOP)
+        """Suspend it (SIGSTOP); return when it stands still."""
+        self._guarded.suspend()
 
     def thaw(self) -> None:
         """Let it go on after `freeze` (SIGCONT)."""

@@ -163,7 +163,9 @@ class Node(Server):
         await asyncio.to_thread(self._node.set_disk_alarm, on=on)
 
     def freeze(self) -> None:
-        """Suspend the server process (SIGSTOP): connections stay, nothing is answered."""
+        """Suspend the server process (SIGSTOP) and wait until it stands still: connections stay,
+        nothing is answered.
+        """
         self._node.freeze()
 
     def thaw(self) -> None:

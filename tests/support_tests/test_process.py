@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -56,7 +57,7 @@ async def test_signals(python: Start) -> None:
     async with python(text) as program:
         await program.wait_line("ready")
         program.freeze()
-        await eventually(lambda: psutil.Process(program.pid).status() == psutil.STATUS_STOPPED)
+        assert psutil.Process(program.pid).status() == psutil.STATUS_STOPPED
         program.terminate()
         with pytest.raises(NeverHappened, match="still runs"):
             await program.wait_exit(within=0.1)
@@ -67,6 +68,38 @@ async def test_signals(python: Start) -> None:
         program.kill()
         assert await program.wait_exit() == -signal.SIGKILL
         assert not program.is_running
+
+
+async def test_a_frozen_program_does_no_more_work(python: Start, tmp_path: Path) -> None:
+    """Once `freeze` has returned, none of many busy threads moves, however busy the machine is."""
+    text = f"""
+        import hashlib, mmap, os, threading
+        with open({str(tmp_path / "turns")!r}, "wb+") as file:
+            file.truncate(4096)
+            turns = mmap.mmap(file.fileno(), 4096)
+        block = bytes(1 << 16)
+        def work(place):
+            while True:
+                hashlib.sha256(block).digest()
+                turns[place] = (turns[place] + 1) % 256
+        for place in range(8):
+            threading.Thread(target=work, args=(place,)).start()
+        print("ready")
+    """
+    async with python(text) as program:
+        await program.wait_line("ready")
+        turns = tmp_path / "turns"
+
+        def moved(since: bytes) -> bool:
+            return turns.read_bytes() != since
+
+        for _ in range(5):
+            program.freeze()
+            stood = turns.read_bytes()
+            with pytest.raises(NeverHappened):
+                await eventually(partial(moved, stood), within=0.1)
+            program.thaw()
+            await eventually(partial(moved, stood))
 
 
 def test_memory_of_the_whole_tree(python: Start) -> None:
