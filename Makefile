@@ -12,7 +12,7 @@ ALONE := $(if $(CI),system or slow,system and not slow)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check check-style check-tree check-imports check-types test test-unit demo bench-smoke fmt clean rabbitmq prometheus
+.PHONY: help setup check check-style check-tree check-imports check-types test test-unit chaos demo bench-smoke fmt clean rabbitmq prometheus
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-12s %s\n", $$1, $$2 }'
@@ -56,6 +56,9 @@ test: .venv/.dev rabbitmq prometheus ## all tests; on a fresh machine this insta
 
 test-unit: .venv/.dev ## the tests that need no server
 	$(PY) -m pytest -m "not rabbitmq and not system and not slow" $(ARGS)
+
+chaos: .venv/.dev rabbitmq ## attack it for hours: kills, cuts, alarms, floods; ARGS="-k leader" for one attack
+	$(PY) -m pytest -s -m chaos tests/chaos $(ARGS)
 
 demo: .venv/.runtime ## a small shop end to end, on the embedded broker or on TASKYARD_BROKER_URL
 	$(PY) -m examples.checkout.demo $(ARGS)
