@@ -1,4 +1,4 @@
-"""docs/acceptance.md names what proves what: everything that it names exists."""
+"""Pages that name what proves what: every test that they name exists."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests"
 SUITE = ROOT / "shared/src/taskyard/shared/conformance"
 
 
-def named() -> list[tuple[str, str]]:
+def named(page: str) -> list[tuple[str, str]]:
     """Return (module, test) of each reference, the test empty where the module is meant."""
-    text = (ROOT / "docs/acceptance.md").read_text().partition("## Behaviour")[2]
+    text = (ROOT / "docs" / page).read_text().partition("\n## ")[2]
     found: list[tuple[str, str]] = []
     for line in text.splitlines():
         module = ""
@@ -24,10 +26,11 @@ def named() -> list[tuple[str, str]]:
     return found
 
 
-def test_everything_that_is_named_exists() -> None:
-    """Each module and each test is there, so that the list cannot rot unseen."""
-    pairs = named()
-    assert len(pairs) > 80
+@pytest.mark.parametrize(("page", "least"), [("acceptance.md", 80), ("failure_modes.md", 15)])
+def test_everything_that_is_named_exists(page: str, least: int) -> None:
+    """Each module and each test is there, so that no list can rot unseen."""
+    pairs = named(page)
+    assert len(pairs) > least
     for module, test in pairs:
         path = TESTS / f"{module}.py"
         if not path.exists():
