@@ -194,6 +194,7 @@ async def test_a_silent_network_is_noticed(amqp_url: str, open_broker: Open) -> 
         await eventually(lambda: broker.connected and consumer.present)
 
 
+@pytest.mark.system
 async def test_a_frozen_node_keeps_nobody_waiting(
     private_node: Node, private_amqp_url: str, open_broker: Open
 ) -> None:

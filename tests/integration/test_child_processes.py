@@ -38,6 +38,7 @@ async def noted_process(path: Path) -> tuple[int, float]:
     return pid, began
 
 
+@pytest.mark.system
 async def test_computing_jobs_are_killed_in_time_and_the_loop_never_stands_still(rig):
     """B-15, LQ-07: busy loops on every core are dead 0.5 s after their time to run; lag stays < 50 ms.
 
@@ -63,6 +64,7 @@ async def test_computing_jobs_are_killed_in_time_and_the_loop_never_stands_still
         assert worker.is_running
 
 
+@pytest.mark.system
 async def test_computing_jobs_use_every_core(rig):
     """B-15: as many as there are cores compute at once, and none waits for anything but a processor."""
     cores = min(len(os.sched_getaffinity(0)), 8)
