@@ -188,6 +188,8 @@ def test_nothing_outlives_the_process_that_started_a_node(
         cwd=repository,
         stdout=subprocess.PIPE,
         text=True,
+        # A test run in the background of a shell ignores Ctrl-C, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert owner.stdout is not None
     assert owner.stdout.readline().startswith("amqp://")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from support.eventually import eventually
+from taskyard.producer.direct import Direct
 from taskyard.producer.publisher import BATCH, CALLS, Promise, Publisher
 from taskyard.producer.tally import Tally
 from taskyard.shared.broker import PublishStatus, Receipt
@@ -43,15 +44,18 @@ class Rig:
         self.broker = HeldBroker()
         self.metrics = Metrics()
         self.opened: list[float] = []
+        self.closed = ""
+        clock = SystemClock()
         self.publisher = Publisher(
-            self.broker,  # type: ignore[arg-type]
-            ensure_open=self._open,
+            Direct(self.broker, self._open, clock).publish,  # type: ignore[arg-type]
             tally=Tally(self.metrics),
-            clock=SystemClock(),
+            clock=clock,
         )
 
     async def _open(self, deadline_s: float) -> None:
         self.opened.append(deadline_s)
+        if self.closed:
+            raise Unavailable(self.closed)
 
     def send(self, deadline_s: float = 5.0) -> asyncio.Task[Receipt]:
         return asyncio.create_task(self.publisher.publish(envelope(), deadline_s))
@@ -145,11 +149,7 @@ async def test_a_cancelled_sender_sends_nothing_later(rig: Rig) -> None:
 
 async def test_no_connection_is_a_receipt(rig: Rig) -> None:
     """A broker that cannot be reached is reported per job, with its reason."""
-
-    async def closed(deadline_s: float) -> None:
-        raise Unavailable("nobody answers")
-
-    rig.publisher._ensure_open = closed
+    rig.closed = "nobody answers"
     receipt = await rig.publisher.publish(envelope(), 1)
     assert receipt.status is PublishStatus.UNAVAILABLE
     assert "nobody answers" in receipt.detail

@@ -13,6 +13,7 @@ from taskyard.shared.catalogue import load_queues
 from taskyard.shared.control import ControlUnavailable
 from taskyard.shared.errors import ConfigurationError, Unavailable
 from taskyard.shared.settings import Settings
+from taskyard.shared.spool import connect_spool, prepare, survey
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +40,7 @@ async def examine(modules: Sequence[str]) -> list[Finding]:
         declared = load_queues(modules) if modules else {}
     except ConfigurationError as error:
         return [Finding("error", "settings", str(error))]
+    spool = await _spool(settings)
     try:
         async with open_broker(settings) as broker:
             specs = specs_of(declared)
@@ -48,11 +50,40 @@ async def examine(modules: Sequence[str]) -> list[Finding]:
                 *(await _topology(broker, SetupSpec(queues=tuple(specs.values())), modules)),
                 *(await _control(broker)),
                 *(await _queues(broker, sorted(declared))),
+                *spool,
             ]
     except Unavailable as error:
-        return [Finding("error", f"broker: {error}", "start it, or correct TASKYARD_BROKER_URL")]
+        advice = "start it, or correct TASKYARD_BROKER_URL"
+        return [Finding("error", f"broker: {error}", advice), *spool]
     except ConfigurationError as error:
-        return [Finding("error", f"broker: {error}")]
+        return [Finding("error", f"broker: {error}"), *spool]
+
+
+async def _spool(settings: Settings) -> list[Finding]:
+    """Look into the spool that the environment names, if it does."""
+    if settings.spool_url is None:
+        return []
+    try:
+        store = connect_spool(settings.spool_url)
+        await store.open()
+    except (ConfigurationError, Unavailable) as error:
+        return [Finding("error", f"spool: {error}", "mend it: sends fail while the broker is away")]
+    try:
+        await prepare(store)
+        state = await survey(store)
+        now_ms = store.now_ms()
+    finally:
+        await store.close()
+    found: list[Finding] = []
+    if state.pending:
+        age_s = (now_ms - (state.oldest_ms or now_ms)) // 1000
+        what = f"spool: {state.pending} jobs wait for the broker, the oldest for {age_s} s"
+        advice = "a running producer sends them; if none is left: taskyard relay"
+        found.append(Finding("warning", what, advice))
+    if state.refused:
+        what = f"spool: {state.refused} jobs were refused by the broker"
+        found.append(Finding("error", what, "create their queues, then taskyard relay --refused"))
+    return found or [Finding("ok", "the spool is empty")]
 
 
 def _state(broker: Broker) -> list[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from taskyard.producer.verdict import DONE
 from taskyard.shared.broker import PublishStatus, Receipt
 from taskyard.shared.errors import ConfigurationError, PartialSendError, PublishError
 
@@ -20,7 +21,7 @@ CHUNK_BYTES: Final = 1024 * 1024
 #: Calls under way at once, so that the next is ready while the last is being confirmed.
 WINDOW: Final = 4
 
-_GIVEN_UP = (PublishStatus.TIMEOUT, PublishStatus.UNAVAILABLE)
+_GIVEN_UP = (PublishStatus.TIMEOUT, PublishStatus.UNAVAILABLE, PublishStatus.SPOOL_FULL)
 
 
 def chunks(
@@ -64,7 +65,7 @@ class Bulk:
     def add(self, envelopes: Sequence[Envelope], receipts: Sequence[Receipt]) -> None:
         """Take in the receipts of one chunk."""
         for envelope, receipt in zip(envelopes, receipts, strict=True):
-            if receipt.status is PublishStatus.CONFIRMED:
+            if receipt.status in DONE:
                 self.sent.append(envelope.id)
                 continue
             error = self._error_of(receipt, envelope)

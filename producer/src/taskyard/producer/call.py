@@ -22,19 +22,21 @@ if TYPE_CHECKING:
     from taskyard.shared.keyring import KeyRing
 
 
-def settings_of(broker_url: str | None, settings: Settings | None) -> Settings:
-    """Return the settings of a producer: those given, or the environment's.
+def settings_of(
+    broker_url: str | None, settings: Settings | None, spool: str | None = None
+) -> Settings:
+    """Return the settings of a producer: those given, or the environment's; `spool` overrides.
 
     Raises:
         ConfigurationError: both are given, or a variable is not valid.
 
     """
     if settings is None:
-        return Settings() if broker_url is None else Settings(broker_url=broker_url)
-    if broker_url is not None:
+        settings = Settings() if broker_url is None else Settings(broker_url=broker_url)
+    elif broker_url is not None:
         msg = "give a broker URL or settings, not both"
         raise ConfigurationError(msg)
-    return settings
+    return settings if spool is None else settings.model_copy(update={"spool_url": spool})
 
 
 def job_of(

@@ -16,6 +16,7 @@ from taskyard.shared.job import Job, Options
 from taskyard.shared.logs import configure_logging
 from taskyard.shared.secret import Secret
 from taskyard.shared.settings import Settings
+from taskyard.shared.states import State
 
 if TYPE_CHECKING:
     from taskyard.producer.handle import Handle
@@ -89,7 +90,15 @@ def send(
         if wait:
             _print_result(handle, timeout, as_json=as_json)
         else:
-            click.echo(_json({"id": handle.id}) if as_json else handle.id)
+            _print_id(handle, as_json=as_json)
+
+
+def _print_id(handle: Handle[object], *, as_json: bool) -> None:
+    found = {"id": handle.id}
+    if handle.spooled:
+        found["state"] = State.PENDING_PUBLISH.value
+        click.echo("taskyard: the broker takes no jobs; this one is in the spool", err=True)
+    click.echo(_json(found) if as_json else handle.id)
 
 
 def split_target(target: str) -> tuple[str, str, str | None]:

@@ -32,10 +32,12 @@ R_co = TypeVar("R_co", covariant=True)
 class _Sent(Generic[R_co]):
     """A sent job, and where its outcome will be."""
 
-    __slots__ = ("_awaited", "job")
+    __slots__ = ("_awaited", "job", "spooled")
 
-    def __init__(self, job: Job[R_co], awaited: Awaited | None) -> None:
+    def __init__(self, job: Job[R_co], awaited: Awaited | None, *, spooled: bool = False) -> None:
         self.job = job
+        self.spooled = spooled
+        """It was stored in the spool (state `pending_publish`), not yet by the broker."""
         self._awaited = awaited
 
     @property

@@ -14,6 +14,7 @@ from taskyard.producer.handle import Handle
 from taskyard.producer.inline import Inline
 from taskyard.producer.running import Running
 from taskyard.producer.session import Session
+from taskyard.shared.broker import PublishStatus
 from taskyard.shared.clock import SystemClock
 from taskyard.shared.errors import ConfigurationError
 from taskyard.shared.metrics import Metrics
@@ -56,6 +57,7 @@ class Producer:
         app: str | None = None,
         parent: str | None = None,
         metrics: Metrics | None = None,
+        spool: str | None = None,
     ) -> None:
         """Make a producer; nothing is connected yet.
 
@@ -68,12 +70,14 @@ class Producer:
             parent: id of the job that all jobs sent here come from; None takes the job that
                 runs where one is sent, if one does.
             metrics: to count into; `producer.metrics` otherwise.
+            spool: the file (`sqlite:///path`) that keeps jobs while the broker takes none; None
+                reads `TASKYARD_SPOOL_URL`, without which `send` then raises.
 
         Raises:
             ConfigurationError: no broker is set, or a setting is not valid; the text names it.
 
         """
-        self._settings = settings_of(broker_url, settings)
+        self._settings = settings_of(broker_url, settings, spool)
         self.metrics = metrics or Metrics()
         """What was published, and how long it took; `metrics.expose()` is Prometheus' text."""
         self._broker = broker
@@ -140,7 +144,8 @@ class Producer:
             InvalidArguments: they do not fit the task; PayloadTooLarge when there is too much.
             UnknownQueue: the queue does not exist on the broker.
             Rejected, PublishTimeout, Unavailable: the broker did not confirm the job. Sending
-                the same job value again keeps its id.
+                the same job value again keeps its id. With a spool, the job is in its file
+                instead (`handle.spooled`), and `SpoolFull` says that there is no room.
             ConfigurationError: the call is wrong.
 
         """
@@ -162,7 +167,7 @@ class Producer:
         error = session.error_of(receipt, envelope, deadline_s)
         if error is not None:
             raise error
-        return Handle(job, awaited)
+        return Handle(job, awaited, spooled=receipt.status is PublishStatus.SPOOLED)
 
     def send_many(
         self, jobs: Iterable[Job[object]], *, deadline: Duration | None = None

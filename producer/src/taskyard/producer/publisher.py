@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from taskyard.shared.broker import PublishStatus, Receipt
 from taskyard.shared.errors import Unavailable
 
 if TYPE_CHECKING:
+    from taskyard.producer.direct import Publish
     from taskyard.producer.tally import Tally
-    from taskyard.shared.broker import Broker
     from taskyard.shared.clock import Clock
     from taskyard.shared.envelope import Envelope
 
@@ -78,17 +78,9 @@ class Promise(Submission):
 class Publisher:
     """Publishes on one event loop; `submit` and the coroutines are called there only."""
 
-    def __init__(
-        self,
-        broker: Broker,
-        *,
-        ensure_open: Callable[[float], Awaitable[None]],
-        tally: Tally,
-        clock: Clock,
-    ) -> None:
-        """Publish through `broker`; `ensure_open` connects it within so many seconds."""
-        self._broker = broker
-        self._ensure_open = ensure_open
+    def __init__(self, hand_over: Publish, *, tally: Tally, clock: Clock) -> None:
+        """Gather for `hand_over`, which takes several envelopes at a time."""
+        self._hand_over = hand_over
         self._tally = tally
         self._clock = clock
         self._pending: deque[Submission] = deque()
@@ -189,15 +181,6 @@ class Publisher:
         self._calls -= 1
         if self._pending:
             self.flush()
-
-    async def _hand_over(self, envelopes: Sequence[Envelope], deadline_s: float) -> list[Receipt]:
-        since_s = self._clock.monotonic_s()
-        try:
-            await self._ensure_open(deadline_s)
-            left_s = deadline_s - (self._clock.monotonic_s() - since_s)
-            return await self._broker.publish(envelopes, deadline_s=max(left_s, 0.0))
-        except Unavailable as error:
-            return [Receipt(status=PublishStatus.UNAVAILABLE, detail=str(error))] * len(envelopes)
 
     def _set_alarm(self) -> None:
         """Wake when the first of those that wait for a call runs out of time."""

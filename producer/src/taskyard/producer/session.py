@@ -7,11 +7,14 @@ a job (tenant, parent) is taken from where it is sent.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from taskyard.producer.call import envelope_of
+from taskyard.producer.direct import Direct
+from taskyard.producer.fallback import Fallback
 from taskyard.producer.publisher import Publisher
 from taskyard.producer.replies import Replies
+from taskyard.producer.spool import Spool
 from taskyard.producer.tally import Tally
 from taskyard.producer.verdict import Place, error_of, host_of
 from taskyard.shared.brokers import connect
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
     from taskyard.shared.job import Job
     from taskyard.shared.metrics import Metrics
     from taskyard.shared.settings import Settings
+
+
+#: Seconds that closing goes on emptying the spool, where the broker takes jobs.
+_FLUSH_S: Final = 5.0
 
 
 class Session:
@@ -67,11 +74,14 @@ class Session:
         )
         self.replies = Replies(broker)
         self._clock = clock or SystemClock()
+        direct = Direct(broker, self.ensure_open, self._clock)
+        self.spool: Spool | None = None
+        self.fallback: Fallback | None = None
+        if settings.spool_url is not None:
+            self.spool = Spool(settings.spool_url, limit_bytes=settings.spool_limit)
+            self.fallback = Fallback(broker, direct.publish, self.spool, self._clock)
         self.publisher = Publisher(
-            broker,
-            ensure_open=self.ensure_open,
-            tally=Tally(metrics),
-            clock=self._clock,
+            (self.fallback or direct).publish, tally=Tally(metrics), clock=self._clock
         )
         self._app = app or settings.app or None
         self._keys = settings.key_ring()
@@ -123,6 +133,8 @@ class Session:
     async def close(self) -> None:
         """Wait for what is under way, and disconnect unless the broker is another's."""
         await self.publisher.close()
+        if self.fallback is not None:
+            await self.fallback.close(min(self.settings.publish_deadline, _FLUSH_S))
         await self.replies.close()
         self.replies.abandon("the producer was closed before its outcome arrived")
         if self._owned and self._opened:
@@ -156,3 +168,5 @@ class Session:
     def _observe(self) -> None:
         self._metrics.count("broker_connected").set(float(self._opened and self.broker.connected))
         self._metrics.count("broker_blocked").set(float(self._opened and self.broker.blocked))
+        if self.spool is not None:
+            self._metrics.count("outbox_pending").set(float(self.spool.pending))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from taskyard.shared.broker import PublishStatus
@@ -12,6 +12,7 @@ from taskyard.shared.errors import (
     PublishError,
     PublishTimeout,
     Rejected,
+    SpoolFull,
     Unavailable,
     UnknownQueue,
 )
@@ -20,6 +21,10 @@ from taskyard.shared.task import declared_queues
 if TYPE_CHECKING:
     from taskyard.shared.broker import Receipt
     from taskyard.shared.envelope import Envelope
+
+
+#: Durable somewhere: nothing is left for the sender to do.
+DONE: Final = frozenset({PublishStatus.CONFIRMED, PublishStatus.SPOOLED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +58,7 @@ def error_of(
     receipt: Receipt, envelope: Envelope, place: Place, deadline_s: float
 ) -> PublishError | None:
     """Return the error that stands for a receipt; None for a confirmed job."""
-    if receipt.status is PublishStatus.CONFIRMED:
+    if receipt.status in DONE:
         return None
     kind, text = _explain(receipt, envelope, place, deadline_s)
     if receipt.detail:
@@ -79,6 +84,11 @@ def _explain(
             return PublishTimeout, (
                 f"{job} was not confirmed{when} by {place}; it may have been stored. "
                 "Sending the same job again keeps its id"
+            )
+        case PublishStatus.SPOOL_FULL:
+            return SpoolFull, (
+                f"{job} was not sent: no connection to the broker, {place}, and no room in the "
+                "spool; nothing was stored. Send it again later, or raise TASKYARD_SPOOL_LIMIT"
             )
         case _:
             return Unavailable, (

@@ -148,6 +148,10 @@ class PublishStatus(Enum):
     """No answer within the deadline; it may have been stored."""
     UNAVAILABLE = "unavailable"
     """Never handed to the broker."""
+    SPOOLED = "spooled"
+    """Stored by the producer's own spool, until the broker takes it; no adapter says so."""
+    SPOOL_FULL = "spool_full"
+    """Neither the broker nor the producer's spool took it."""
 
 
 class Receipt(msgspec.Struct, frozen=True):

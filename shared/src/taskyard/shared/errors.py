@@ -125,6 +125,14 @@ class Unavailable(PublishError):
     """There is no connection to the broker; nothing was sent. Try later."""
 
 
+class SpoolFull(Unavailable):
+    """There is no connection to the broker, and no room in the spool; nothing was stored."""
+
+
+class SpoolFailed(Unavailable):
+    """The spool's file cannot be used; nothing was stored in it."""
+
+
 class PartialSendError(PublishError):
     """Some jobs of a batch were not confirmed; `sent` and `failed` say which."""
 

@@ -68,6 +68,13 @@ class Settings(BaseSettings):
     unconfirmed_cap: int = Field(
         16 * 1024 * 1024, ge=1024, description="Most bytes of bodies in flight without a confirm."
     )
+    spool_url: str | None = Field(
+        None,
+        description="Where a producer keeps jobs while the broker takes none: sqlite:///path.",
+    )
+    spool_limit: int = Field(
+        256 * 1024 * 1024, ge=1024, description="Most bytes that a producer keeps in its spool."
+    )
     payload_limit: int = Field(
         1024 * 1024, ge=1, description="Largest encoded arguments of one job, refused at send."
     )

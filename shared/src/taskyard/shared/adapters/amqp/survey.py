@@ -7,12 +7,15 @@ be asked for, so such a topology is not `verified`.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from taskyard.shared.adapters.amqp import layout
 from taskyard.shared.adapters.amqp.channel import NOT_FOUND, PRECONDITION_FAILED, ChannelClosed
+from taskyard.shared.clock import SystemClock
+from taskyard.shared.errors import Unavailable
 from taskyard.shared.topology import (
     Binding,
     Entity,
@@ -33,11 +36,16 @@ if TYPE_CHECKING:
     from taskyard.shared.adapters.amqp.management import BindingInfo, QueueInfo
     from taskyard.shared.adapters.amqp.names import Names
     from taskyard.shared.broker import SetupSpec
+    from taskyard.shared.clock import Clock
     from taskyard.shared.topology import Key, Value
 
 #: What a policy must not do to a queue that takes dead letters or parked jobs: a full one stops
 #: its sources, and an expiring one loses jobs.
 _HARMFUL: Final = ("max-length", "max-length-bytes", "message-ttl", "expires", "overflow")
+
+#: Seconds that a node may take to serve its queues, and between two questions about one.
+_NODE_S: Final = 10.0
+_NODE_GAP_S: Final = 0.25
 
 _TELLS_TYPE: Final = frozenset({"x-dead-letter-exchange", "x-queue-type"})
 
@@ -225,9 +233,10 @@ def _with(form: Exchange | QueueObject, differs: Mismatch) -> Exchange | QueueOb
 class Questions:
     """Asks the broker, over channels that are thrown away: a refusal closes its channel."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, clock: Clock | None = None) -> None:
         """Ask over a connection."""
         self._link = link
+        self._clock = clock or SystemClock()
         self._channel: Channel | None = None
 
     async def __aenter__(self) -> Self:
@@ -240,16 +249,25 @@ class Questions:
             await self._channel.close()
 
     async def ask(self, method: str, /, **values: Any) -> Any:
-        """Call a method and return its answer.
+        """Call a method and return its answer; wait for a queue whose node is still starting.
 
         Raises:
             ChannelClosed: the broker refused.
-            Unavailable: the broker did not answer.
+            Unavailable: the broker did not answer, or a queue's node stays away.
 
         """
-        if self._channel is None or not self._channel.is_open:
-            self._channel = await self._link.channel()
-        return await self._channel.call(method, **values)
+        ends_s = self._clock.monotonic_s() + _NODE_S
+        while True:
+            if self._channel is None or not self._channel.is_open:
+                self._channel = await self._link.channel()
+            try:
+                return await self._channel.call(method, **values)
+            except ChannelClosed as refusal:
+                if not _is_away(refusal):
+                    raise
+                if self._clock.monotonic_s() >= ends_s:
+                    raise Unavailable(str(refusal)) from refusal
+            await asyncio.sleep(_NODE_GAP_S)
 
     async def declare(self, entity: Exchange | QueueObject, *, passive: bool = False) -> Any:
         """Declare something, or with `passive` only ask whether it exists."""
@@ -292,3 +310,12 @@ class Questions:
                 return None
             raise
         return answer.message_count, answer.consumer_count
+
+
+def _is_away(refusal: ChannelClosed) -> bool:
+    """Tell whether a queue exists on a node that does not serve it (yet).
+
+    RabbitMQ says so with the code for what does not exist; a node that has just started answers
+    before its streams and quorum queues do.
+    """
+    return refusal.code == NOT_FOUND and refusal.text.startswith("NOT_FOUND - home node ")
