@@ -12,7 +12,6 @@ from support import soak_tasks
 from support.attack import Size
 from support.broker import BrokerUnderTest
 from support.fixtures import StartTaskyard
-from support.process import Program
 from support.rig import Rig
 from support.soak import Curve, watch
 
@@ -37,9 +36,7 @@ class Soak(Rig):
 
     async def soak(self, size: Size, kind: str, jobs: int, **env: str) -> Curve:
         """Have a worker run so many jobs of a kind; return what it held meanwhile."""
-        worker = await self.worker(
-            module="support.soak_tasks", env={"PYTHONPATH": TESTS, **env}
-        )
+        worker = await self.worker(module="support.soak_tasks", env={"PYTHONPATH": TESTS, **env})
         listens = await worker.wait_line("health server listens", within=20)
         port = re.search(r'"port": (\d+)', listens)
         assert port is not None
@@ -70,7 +67,11 @@ def judge(curve: Curve, size: Size) -> None:
 
 @pytest.mark.parametrize("recording", [True, False], ids=["recording", "plain"])
 async def test_a_worker_does_not_grow(
-    size: Size, broker_url: BrokerUnderTest, taskyard: StartTaskyard, tmp_path: Path, recording: bool
+    size: Size,
+    broker_url: BrokerUnderTest,
+    taskyard: StartTaskyard,
+    tmp_path: Path,
+    recording: bool,
 ) -> None:
     """Soak of issue 4: no-op jobs by the million, with a feed that nobody reads, and without one."""
     jobs = size.of(40_000, 300_000 if broker_url.kind == "sqlite" else 3_000_000)
