@@ -270,7 +270,7 @@ async def test_keys_given_in_code_reach_child_processes(shop):
     keys.write_text(BOTH)
     command = f"exec {sys.executable} {program} < {keys}"
     async with shop:
-        job = Job(
+        job: Job[None] = Job(
             queue="shop", task="pay_apart", args={"path": str(shop.paid), "card": Secret(CARD)}
         )
         await shop.send(job)
