@@ -72,27 +72,26 @@ class Curve:
 
 
 async def watch(
-    program: Program,
+    programs: Sequence[Program],
     done: Callable[[], Awaitable[int]],
     total: int,
     *,
     every_s: float,
     within_s: float,
-) -> Curve:
-    """Sample a program until it has done `total` things.
+) -> list[Curve]:
+    """Sample programs until they have done `total` things together; return a curve of each.
 
     Raises:
-        AssertionError: it has not, in time, or has ended.
+        AssertionError: they have not, in time, or one has ended.
     """
-    samples: list[Sample] = []
-    began_s = time.monotonic()
-    while not samples or samples[-1].done < total:
-        assert program.is_running, program.output[-4000:]
-        at_s = time.monotonic() - began_s
-        assert at_s < within_s, f"{samples[-1]} of {total} after {at_s:.0f} s"
-        number = await done()
-        samples.append(
-            Sample(number, at_s, program.proportional_bytes(), program.anonymous_bytes())
-        )
+    samples: list[list[Sample]] = [[] for _ in programs]
+    began_s, number = time.monotonic(), 0
+    while number < total:
+        number, at_s = await done(), time.monotonic() - began_s
+        assert at_s < within_s, f"{number} of {total} after {at_s:.0f} s"
+        for program, taken in zip(programs, samples, strict=True):
+            assert program.is_running, program.output[-4000:]
+            pss, anonymous = program.proportional_bytes(), program.anonymous_bytes()
+            taken.append(Sample(number, at_s, pss, anonymous))
         await asyncio.sleep(every_s)
-    return Curve(total, samples)
+    return [Curve(total, taken) for taken in samples]

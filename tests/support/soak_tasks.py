@@ -1,29 +1,28 @@
 """A queue whose jobs do nothing, in all the ways in which a job can end; made to be run by millions.
 
-Run as a program it is the other side: `python -m support.soak_tasks feed URL COUNT KIND BACKLOG`
-sends jobs of one `KIND` and never lets more than `BACKLOG` of them wait; `… send URL COUNT` sends as
-fast as it can and says from time to time how many it has sent.
+Run as a program it is the other side: `python -m support.soak_tasks URL COUNT KIND BACKLOG` sends so
+many jobs of one `KIND`, one by one and many at once, and never lets more than about `BACKLOG` wait.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, Final
 
 from support.eventually import eventually
 from support.process import Program
-from taskyard.producer import AsyncProducer, Producer
+from taskyard.producer import Producer
 from taskyard.shared import Context, Fail, Hold, Job, Queue, Retry, RetryPolicy
 from taskyard.shared.brokers import connect
 
 QUEUE: Final = "soak"
-#: Jobs between two looks at how many wait.
+#: Jobs between two looks at how many wait, and how many of these are sent one by one.
 _PORTION: Final = 2500
+_SINGLE: Final = 25
 
 soak = Queue(
     QUEUE, concurrency=100, retry=RetryPolicy(attempts=2, first=0.1, factor=1, jitter="none")
@@ -124,27 +123,19 @@ async def _feed(url: str, number: str, kind: str, backlog: str) -> None:
     async def room() -> bool:
         return (await broker.stats([QUEUE]))[QUEUE].ready < int(backlog)
 
-    async with AsyncProducer(url) as producer:
+    def send(producer: Producer) -> int:
+        for job in islice(jobs, min(_SINGLE, left)):
+            producer.send(job)
+        rest = max(min(_PORTION, left) - _SINGLE, 0)
+        return min(_SINGLE, left) + len(producer.send_many(islice(jobs, rest)))
+
+    with Producer(url) as producer:
         while left:
             await eventually(room, within=600, every=0.05)
-            sent = await producer.send_many(islice(jobs, min(_PORTION, left)))
-            left -= len(sent)
-        # Its end would change what the others' share of the libraries is.
+            left -= await asyncio.to_thread(send, producer)
+        # Its memory is looked at to the end, and its end would change the others' share of libraries.
         await asyncio.Event().wait()
 
 
-def _send(url: str, number: str) -> None:
-    jobs, sent = _jobs("noop"), 0
-    with Producer(url) as producer:
-        while sent < int(number):
-            sent += len(producer.send_many(islice(jobs, _PORTION)))
-            print("sent", sent, flush=True)
-        threading.Event().wait()  # its memory is looked at before it is ended
-
-
 if __name__ == "__main__":
-    if sys.argv[1] == "send":
-        _send(*sys.argv[2:])
-    else:
-        _ACTS: dict[str, Callable[..., Coroutine[None, None, None]]] = {"feed": _feed}
-        asyncio.run(_ACTS[sys.argv[1]](*sys.argv[2:]))
+    asyncio.run(_feed(*sys.argv[1:]))
