@@ -42,7 +42,7 @@ class Soak(Rig):
     async def soak(self, size: Size, kind: str, jobs: int) -> list[Curve]:
         """Have a worker run so many jobs of a kind; return what it held, and who sent them."""
         worker = await self.worker(module=MODULE, env=ENV)
-        with self.fed(size, kind, jobs) as feeder:
+        with self.fed(size, kind) as feeder:
             return await watch(
                 [worker, feeder],
                 lambda: self.ended(worker),
@@ -52,26 +52,35 @@ class Soak(Rig):
             )
 
     async def soak_cut(self, size: Size, proxy: Proxy, cuts: int) -> list[Curve]:
-        """Cut a worker's connections so often, each time when it has run jobs since the last."""
+        """Cut a worker's connections so often, each time when it has run some jobs since the last.
+
+        So many that those which were on their way to it when the last cut came are done: a job
+        that dies with connection after connection before anybody has seen it counts as a suspect.
+        """
         env = {**ENV, "TASKYARD_BROKER_URL": proxy.url(self.target.url)}
         worker = await self.worker(module=MODULE, env=env)
         made, seen = 0, 0
 
         async def cut() -> int:
             nonlocal made, seen
-            if (number := await self.ended(worker)) > seen:
+            if (number := await self.ended(worker)) > seen + 1000:
                 proxy.cut()
                 made, seen = made + 1, number
             return made
 
-        with self.fed(size, "noop", 10**9):
+        with self.fed(size, "noop"):
             every_s, within_s = size.of(0.1, 1.0), size.of(120, 3600)
-            return await watch([worker], cut, cuts, every_s=every_s, within_s=within_s)
+            curves = await watch([worker], cut, cuts, every_s=every_s, within_s=within_s)
+        assert [job async for job in self.broker.parked(soak_tasks.QUEUE)] == []
+        return curves
 
-    def fed(self, size: Size, kind: str, jobs: int) -> Program:
-        """Start what sends jobs."""
-        words = (str(jobs), kind, str(size.of(5_000, 50_000)))
-        return soak_tasks.start(self.folder / "feed.log", self.target.url, *words)
+    def fed(self, size: Size, kind: str) -> Program:
+        """Start what sends jobs, to the end of the watch.
+
+        SQLite keeps more pages in its memory (up to 16 MB) when nobody else writes any more.
+        """
+        backlog = str(size.of(5_000, 50_000))
+        return soak_tasks.start(self.folder / "feed.log", self.target.url, kind, backlog)
 
     async def ended(self, worker: Program) -> int:
         """Return how many jobs a worker has brought to their end."""

@@ -254,10 +254,12 @@ def is_gone(pid: int) -> bool:
 
 
 def _anonymous_bytes(pid: int) -> int:
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+        return 0
     found = re.search(r"^Pss_Anon:\s+(\d+) kB$", rollup, re.MULTILINE)
-    assert found is not None, rollup
-    return int(found[1]) * 1024
+    return int(found[1]) * 1024 if found is not None else 0
 
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """A queue whose jobs do nothing, in all the ways in which a job can end; made to be run by millions.
 
-Run as a program it is the other side: `python -m support.soak_tasks URL COUNT KIND BACKLOG` sends so
-many jobs of one `KIND`, one by one and many at once, and never lets more than about `BACKLOG` wait.
+Run as a program it is the other side: `python -m support.soak_tasks URL KIND BACKLOG` sends jobs of
+one `KIND` for ever, one by one and many at once, and never lets more than about `BACKLOG` wait.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ QUEUE: Final = "soak"
 #: Jobs between two looks at how many wait, and how many of these are sent one by one.
 _PORTION: Final = 2500
 _SINGLE: Final = 25
+#: Seconds that a broker on a busy machine gets for a confirm: it is memory that is watched here.
+PATIENCE_S: Final = 300.0
 
 soak = Queue(
     QUEUE, concurrency=100, retry=RetryPolicy(attempts=2, first=0.1, factor=1, jitter="none")
@@ -115,26 +117,23 @@ def _jobs(kind: str) -> Iterator[Job[Any]]:
     return (Job(queue=QUEUE, task=mix[n * 37 % 100], args={"n": n}) for n in count())
 
 
-async def _feed(url: str, number: str, kind: str, backlog: str) -> None:
-    jobs, left = _jobs(kind), int(number)
+async def _feed(url: str, kind: str, backlog: str) -> None:
+    jobs = _jobs(kind)
     broker = connect(url)
     await broker.open()
 
     async def room() -> bool:
         return (await broker.stats([QUEUE]))[QUEUE].ready < int(backlog)
 
-    def send(producer: Producer) -> int:
-        for job in islice(jobs, min(_SINGLE, left)):
-            producer.send(job)
-        rest = max(min(_PORTION, left) - _SINGLE, 0)
-        return min(_SINGLE, left) + len(producer.send_many(islice(jobs, rest)))
+    def send(producer: Producer) -> None:
+        for job in islice(jobs, _SINGLE):
+            producer.send(job, deadline=PATIENCE_S)
+        producer.send_many(islice(jobs, _PORTION - _SINGLE), deadline=PATIENCE_S)
 
     with Producer(url) as producer:
-        while left:
-            await eventually(room, within=600, every=0.05)
-            left -= await asyncio.to_thread(send, producer)
-        # Its memory is looked at to the end, and its end would change the others' share of libraries.
-        await asyncio.Event().wait()
+        while True:
+            await eventually(room, within=PATIENCE_S, every=0.05)
+            await asyncio.to_thread(send, producer)
 
 
 if __name__ == "__main__":
