@@ -208,6 +208,7 @@ def test_recall_keeps_no_more_than_it_must():
     assert len(recall) == 3
     again = Delivery(envelope=envelope(id="9", body=body))
     settlement = recall.settle_again(again)
+    assert settlement is not None
     assert settlement.delivery is again
     assert settlement.copies[0].body == body
     for number in range(10):
