@@ -24,6 +24,8 @@ MODULE = "support.soak_tasks"
 ENV = {"PYTHONPATH": str(Path(__file__).parents[1])}
 #: What a short run finds: so many bytes kept of each job. The last pages of caches are less.
 LEAK_BYTES = 100
+#: SQLite's cache of pages in each process; it fills in steps, such as when a full feed is first trimmed.
+PAGES_BYTES = 16_000 * 1024
 #: What a short run bears of each cut: buffers of new connections, and allocations around them.
 CUT_BYTES = 64 * 1024
 ENDS = re.compile(
@@ -48,7 +50,7 @@ class Soak(Rig):
                 lambda: self.ended(worker),
                 jobs,
                 every_s=size.of(0.1, 1.0),
-                within_s=size.of(120, 1700),
+                within_s=size.of(170, 1700),
             )
 
     async def soak_cut(self, size: Size, proxy: Proxy, cuts: int) -> list[Curve]:
@@ -88,15 +90,17 @@ class Soak(Rig):
         return round(sum(float(number) for number in ENDS.findall(text)))
 
 
-def judge(curves: list[Curve], size: Size, each_bytes: int = LEAK_BYTES) -> None:
+def judge(rig: Rig, curves: list[Curve], size: Size, each_bytes: int = LEAK_BYTES) -> None:
     """Say how memory went, and refuse what grows: by 2 % in full; in short, by so much a job."""
     for curve in curves:
         print(curve)
     for curve in curves:
-        if size.full:
-            assert curve.relative_growth() < 0.02, curve
+        if not size.full:
+            assert curve.growth(after=4) < curve.total * 0.6 * each_bytes, str(curve)
+        elif rig.target.kind == "rabbitmq":
+            assert curve.relative_growth() < 0.02, str(curve)
         else:
-            assert curve.growth(after=4) < curve.total * 0.6 * each_bytes, curve
+            assert curve.growth() < PAGES_BYTES, str(curve)
 
 
 @pytest.fixture
@@ -115,7 +119,7 @@ def millions(rig: Rig) -> int:
 
 async def test_a_worker_does_not_grow(size: Size, rig: Soak) -> None:
     """Soak of issue 4: no-op jobs by the million, run by one worker and sent by one producer."""
-    judge(await rig.soak(size, "noop", size.of(40_000, millions(rig))), size)
+    judge(rig, await rig.soak(size, "noop", size.of(30_000, millions(rig))), size)
 
 
 async def test_a_worker_without_a_ledger_does_not_grow(
@@ -123,7 +127,7 @@ async def test_a_worker_without_a_ledger_does_not_grow(
 ) -> None:
     """The same without recording."""
     async with Soak(broker_url, taskyard, tmp_path, ledger=False) as rig:
-        judge(await rig.soak(size, "noop", size.of(40_000, millions(rig))), size)
+        judge(rig, await rig.soak(size, "noop", size.of(30_000, millions(rig))), size)
 
 
 @pytest.mark.parametrize("kind", ["mixed", "threaded"])
@@ -132,7 +136,9 @@ async def test_a_worker_in_trouble_does_not_grow(size: Size, rig: Soak, kind: st
     error whose own traceback leads back to it.
     """
     # What the collector has not yet looked at is more here.
-    judge(await rig.soak(size, kind, size.of(15_000, 500_000)), size, each_bytes=2 * LEAK_BYTES)
+    judge(
+        rig, await rig.soak(size, kind, size.of(15_000, 500_000)), size, each_bytes=2 * LEAK_BYTES
+    )
 
 
 @pytest.mark.server_only
@@ -142,4 +148,4 @@ async def test_cut_connections_leave_nothing_behind(size: Size, rig: Soak) -> No
     """
     async with Proxy.to(rig.target.url) as proxy:
         curves = await rig.soak_cut(size, proxy, cuts=size.of(30, 1000))
-    judge(curves, size, each_bytes=CUT_BYTES)
+    judge(rig, curves, size, each_bytes=CUT_BYTES)
