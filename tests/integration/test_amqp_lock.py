@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -54,6 +55,22 @@ async def test_a_killed_holder_is_replaced_at_once(amqp_url: str, tmp_path: Path
             assert isinstance(await broker.lock("singleton", OTHER), Held)
             began = time.monotonic()
             holder.kill()
+            lease = await taken(broker, "singleton", within=2)
+            assert time.monotonic() - began < 2
+            await lease.release()
+
+
+@pytest.mark.parametrize("step", ["linked", "asked", "declared", "consuming"])
+async def test_a_death_while_the_lock_is_taken_leaves_none(
+    amqp_url: str, tmp_path: Path, step: str
+) -> None:
+    """SIGKILL between any two steps: another has the lock in less than two seconds."""
+    async with Site(amqp_url) as site:
+        broker = await site.open()
+        with start(tmp_path / "dying.log", "die-locking", amqp_url, "singleton", step) as dying:
+            assert await dying.wait_exit(within=20) == -signal.SIGKILL
+            assert dying.lines == ["dying"], dying.output
+            began = time.monotonic()
             lease = await taken(broker, "singleton", within=2)
             assert time.monotonic() - began < 2
             await lease.release()

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import sys
 from pathlib import Path
 
 import aio_pika
@@ -13,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from support.eventually import eventually
+from support.process import Program
 from support.rig import Rig
 from taskyard.producer import AsyncProducer
 from taskyard.shared import Job, Secret
@@ -25,7 +27,7 @@ CARD = "4111" + "1" * 8 + "7316"
 CONTROL = "5500" + "0" * 8 + "9424"
 
 TASKS = """
-import hashlib, json
+import hashlib, json, os
 from taskyard.shared import Context, Queue, RetryPolicy, Secret
 
 retry = RetryPolicy(attempts=2, first=0.2, jitter="none")
@@ -48,6 +50,11 @@ async def pay(ctx: Context, path: str, card: Secret[str], wrong: bool = False) -
     note(ctx, path, card.reveal())
     if wrong:
         raise RuntimeError(f"declined: {card} of {ctx.args}")
+
+
+@shop.task(mode="process")
+def pay_apart(ctx: Context, path: str, card: Secret[str]) -> None:
+    note(ctx, f"{path}.{os.getpid()}", card.reveal())
 
 
 @vault.task
@@ -240,6 +247,44 @@ async def test_a_new_first_key_leaves_old_jobs_running(shop):
         (parked,) = await shop.parked(queue="shop")
         assert b'"ty-enc":"k2"' in parked.envelope.body
         assert parked.envelope.attempt == 2
+
+
+OWN_WORKER = """
+import sys
+from cards import shop
+from taskyard.shared.settings import Settings
+from taskyard.workers.process import run, run_worker
+from taskyard.workers.worker import WorkerOptions
+
+run(run_worker([shop], Settings(encryption_keys=sys.stdin.read()), WorkerOptions(modules=("cards",))))
+"""
+
+
+async def test_keys_given_in_code_reach_child_processes(shop):
+    """ZS-21: a worker that has its keys from its own program, not from a variable, runs encrypted
+    jobs in children, which show no key to whoever looks at processes.
+    """
+    program = shop.folder / "own_worker.py"
+    keys = shop.folder / "keys"
+    program.write_text(OWN_WORKER)
+    keys.write_text(BOTH)
+    command = f"exec {sys.executable} {program} < {keys}"
+    async with shop:
+        job: Job[None] = Job(
+            queue="shop", task="pay_apart", args={"path": str(shop.paid), "card": Secret(CARD)}
+        )
+        await shop.send(job)
+        with Program(["sh", "-c", command], log=shop.folder / "own.log", env=shop.env()):
+            paid = await eventually(lambda: list(shop.folder.glob("paid.jsonl.*")), within=40)
+            child = Path("/proc") / paid[0].suffix[1:]
+            for name in ("environ", "cmdline"):
+                shown = (child / name).read_bytes()
+                assert shown
+                assert key("1").encode() not in shown
+        assert [parked async for parked in shop.broker.parked("shop")] == []
+        assert (
+            json.loads(paid[0].read_text())["digest"] == hashlib.sha256(CARD.encode()).hexdigest()
+        )
 
 
 async def test_another_program_encrypts_by_the_protocol(shop):

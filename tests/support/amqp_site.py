@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -20,6 +21,8 @@ from support.process import Program
 from support.rabbitmq import BlockingNode
 from taskyard.shared.adapters.amqp import connect
 from taskyard.shared.adapters.amqp.broker import AmqpBroker
+from taskyard.shared.adapters.amqp.channel import Channel
+from taskyard.shared.adapters.amqp.lock import AmqpLease
 from taskyard.shared.broker import (
     Broker,
     BrokerOptions,
@@ -171,6 +174,38 @@ async def _lock(url: str, name: str) -> None:
     _say("lost")
 
 
+async def _die_locking(url: str, name: str, step: str) -> None:
+    """Die at one step of taking a lock: `linked`, `asked`, `declared` or `consuming`."""
+
+    def dies(method: Callable[..., Any], *, midway: bool = False) -> Callable[..., Any]:
+        async def dying(*args: Any, **options: Any) -> None:
+            call = asyncio.ensure_future(method(*args, **options))
+            # In the middle of it the request is on its way, and nobody has read the answer.
+            await (asyncio.sleep(0) if midway else call)
+            _say("dying")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        return dying
+
+    broker = connect(url, BrokerOptions(management_url=NOWHERE))
+    await broker.open()
+    match step:
+        case "linked":
+            AmqpLease.take = lambda *_: dies(asyncio.sleep)(0)  # type: ignore[method-assign]
+        case "asked" | "declared":
+            real = Channel.call
+
+            def call(channel: Channel, method: str, **fields: Any) -> Any:
+                if fields.get("exclusive"):
+                    return dies(real, midway=step == "asked")(channel, method, **fields)
+                return real(channel, method, **fields)
+
+            Channel.call = call  # type: ignore[assignment,method-assign]
+        case _:
+            Channel.consume = dies(Channel.consume)  # type: ignore[method-assign]
+    await broker.lock(name, Owner(host=socket.gethostname(), pid=os.getpid(), since_ms=1))
+
+
 async def _browse(url: str, queue: str, count: str) -> None:
     broker = connect(url, BrokerOptions(management_url=NOWHERE))
     await broker.open()
@@ -205,6 +240,7 @@ async def _release(url: str, queue: str, count: str) -> None:
 if __name__ == "__main__":
     _ACTS: dict[str, Callable[..., Coroutine[None, None, None]]] = {
         "lock": _lock,
+        "die-locking": _die_locking,
         "browse": _browse,
         "release": _release,
     }

@@ -174,6 +174,13 @@ class Program:
         """Return the memory that it and its descendants hold, shared pages divided fairly."""
         return sum(process.memory_full_info().pss for process in self._tree())
 
+    def anonymous_bytes(self) -> int:
+        """Return what it and its descendants have allocated, without what is mapped from files.
+
+        Unlike `proportional_bytes` it does not move when others begin or cease to share a library.
+        """
+        return sum(_anonymous_bytes(process.pid) for process in self._tree())
+
     def __enter__(self) -> Self:
         return self
 
@@ -244,6 +251,15 @@ def is_gone(pid: int) -> bool:
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
+
+
+def _anonymous_bytes(pid: int) -> int:
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+        return 0
+    found = re.search(r"^Pss_Anon:\s+(\d+) kB$", rollup, re.MULTILINE)
+    return int(found[1]) * 1024 if found is not None else 0
 
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:

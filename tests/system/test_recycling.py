@@ -27,6 +27,16 @@ async def leak(ctx: Context, path: str) -> None:
     await asyncio.sleep(0.02)
     await record.function(ctx, path, "leak")
 
+@default.task
+async def inner(ctx: Context, path: str) -> None:
+    await asyncio.sleep(0.02)
+    await record.function(ctx, path, "inner")
+
+@default.task
+async def outer(ctx: Context, path: str, calls: int) -> None:
+    for _ in range(calls):
+        await ctx.call(inner.job(path))
+
 @default.task(ttr=0.2)
 async def stuck() -> None:
     while True:
@@ -104,6 +114,27 @@ async def test_a_leak_recycles_the_worker_and_loses_nothing(rig, slots):
         runs = rig.seen()
         assert Counter(run["job"] for run in runs) == Counter(ids)
         assert {(run["attempt"], run["deliveries"]) for run in runs} == {(1, 1)}
+
+
+async def test_a_stand_still_does_not_wait_for_calls(rig):
+    """A5.6: a worker that leaks, and whose jobs call jobs of their own queue, which only it could
+    run: it does not stand still until its patience ends, and all is done.
+    """
+    (rig.folder / "leaky.py").write_text(TASKS.replace("{slots}", "2"))
+    path = {"path": str(rig.notes)}
+    async with rig:
+        worker = await rig.worker("--max-rss", "150M", module="leaky")
+        # One that runs when memory is seen to be too much, and one that runs when that one has ended.
+        await rig.send(rig.job("outer", {**path, "calls": 80}))
+        await rig.noted(1)
+        await rig.send(*(rig.job("leak", path) for _ in range(12)))
+        await rig.noted(15)
+        await rig.send(rig.job("outer", {**path, "calls": 160}))
+        await worker.wait_line("no job starts until", within=30)
+        assert len(rig.seen()) < 240 + 12
+        await rig.noted(240 + 12, within=25)  # the first patience is 30 s
+        worker.terminate()
+        assert await worker.wait_exit(within=40) == 0
 
 
 async def test_handlers_that_do_not_end_recycle_the_worker(rig):

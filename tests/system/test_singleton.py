@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import sqlite3
 import time
 from functools import partial
@@ -181,6 +182,43 @@ async def test_a_stopped_holder_is_replaced_and_knows_it(rig, processes):
         await eventually(lambda: len(rig.spans(second.pid)) > count, within=20)
         second.terminate()
         assert await second.wait_exit(within=40) == 0
+
+
+@pytest.mark.server_only
+@pytest.mark.slow
+async def test_a_stopped_member_is_no_second_singleton(rig):
+    """CR-02: SIGSTOP of one of two processes in the middle of a job: the group keeps its lock, the
+    other one gets the job after the heartbeat; continued, the first starts nothing of what it had
+    and works on: each job ends once, but for the one that was in its hands.
+    """
+    async with rig:
+        (rig.folder / "spans.py").write_text(TASKS)
+        options = ("--singleton", "--processes", "2")
+        worker = await rig.worker(*options, module="spans", env={"TASKYARD_HEARTBEAT": "2"})
+        await rig.send(*(rig.span(0.3) for _ in range(4)))
+        await eventually(rig.spans, within=20)
+        stopped = rig.spans()[0][1]
+        os.kill(stopped, signal.SIGSTOP)
+        seen = len(rig.spans(stopped))
+        await rig.send(*(rig.span(0.02) for _ in range(100)))
+
+        def ends() -> int:
+            return sum(what == "end" for what, *_ in rig.spans())
+
+        await eventually(lambda: ends() == 104, within=30, hint="the other process does it all")
+        assert len(rig.spans(stopped)) == seen
+        rival = await rig.singleton()
+        assert await rival.wait_exit(within=20) == 75
+        os.kill(stopped, signal.SIGCONT)
+        await rig.send(*(rig.span(0.05) for _ in range(100)))
+        await eventually(lambda: len(rig.spans(stopped)) > seen + 2, within=30)
+        await eventually(lambda: ends() >= 204, within=60, hint="all have ended")
+        await rig.emptied(within=60)
+        # The job that was in its hands has ended twice, or was given up by the first.
+        assert ends() in {204, 205}
+        assert worker.is_running
+        worker.terminate()
+        assert await worker.wait_exit(within=40) == 0
 
 
 @pytest.mark.slow

@@ -195,3 +195,24 @@ def test_recall_is_bounded():
         recall.lost(Settlement(delivery=Delivery(envelope=envelope(id=str(number)))))
     assert len(recall) == 3
     assert recall.losses(Delivery(envelope=envelope(id="9"))) == 1
+
+
+def test_recall_keeps_no_more_than_it_must():
+    """Promise 7: the bodies of lost deliveries are not kept; what is to be published has a bound."""
+    recall = Recall(limit_bytes=3 * 1000)
+    body = b"x" * 1000
+    for number in range(10):
+        lost = envelope(id=str(number), body=body)
+        retry = envelope(id=str(number), body=body, attempt=2)
+        recall.lost(Settlement(delivery=Delivery(envelope=lost), copies=(retry,)))
+    assert len(recall) == 3
+    again = Delivery(envelope=envelope(id="9", body=body))
+    settlement = recall.settle_again(again)
+    assert settlement is not None
+    assert settlement.delivery is again
+    assert settlement.copies[0].body == body
+    for number in range(10):
+        done = Delivery(envelope=envelope(id=f"done {number}", body=body))
+        recall.lost(Settlement(delivery=done))
+    assert len(recall) == 2 + 10
+    assert body not in [kept.delivery.envelope.body for kept, _ in recall._lost.values()]

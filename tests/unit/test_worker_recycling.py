@@ -8,6 +8,7 @@ from hypothesis import given, strategies as st
 from taskyard.shared.errors import ConfigurationError
 from taskyard.shared.size import parse_size, show_size
 from taskyard.workers.recycling import (
+    CALLS_PATIENCE_S,
     FIRST_PATIENCE_S,
     LONGEST_PATIENCE_S,
     PAUSE_S,
@@ -28,10 +29,17 @@ class Watched:
         self.now_s = 0.0
         self.settled = 0
 
-    def see(self, resident: int, running: set[int], *, settled: int | None = None) -> Phase:
+    def see(
+        self, resident: int, running: set[int], *, settled: int | None = None, calling: int = 0
+    ) -> Phase:
         """Look once; memory settles at `settled` if that is asked for."""
         self.state, ask = look(
-            self.state, now_s=self.now_s, resident=resident, limit=LIMIT, running=running
+            self.state,
+            now_s=self.now_s,
+            resident=resident,
+            limit=LIMIT,
+            running=running,
+            calling=calling,
         )
         if ask:
             self.settled += 1
@@ -73,6 +81,25 @@ def test_a_leak_of_an_idle_worker_recycles_it():
     worker = Watched()
     assert worker.see(301, set()) is Phase.RECYCLED
     assert worker.see(1, {1}) is Phase.RECYCLED
+
+
+def test_jobs_that_wait_for_jobs_are_not_waited_for():
+    """A5.6: a called job may have to start here, so a stand-still does not outlast the calls; it is
+    tried again, no more patiently, and ends the worker once nothing runs.
+    """
+    worker = Watched()
+    for _ in range(5):
+        begun_s = worker.now_s
+        worker.see(400, {1, 2})
+        assert worker.see(400, {2, 3}) is Phase.OUTLASTING
+        assert worker.see(400, {3, 4}) is Phase.EMPTYING
+        worker.now_s += CALLS_PATIENCE_S
+        assert worker.see(400, {3, 4}, calling=1) is Phase.EMPTYING
+        assert worker.see(400, {3, 4}, calling=2) is Phase.WATCHING
+        assert not worker.state.holding
+        worker.now_s += FIRST_PATIENCE_S
+        assert worker.now_s - begun_s <= CALLS_PATIENCE_S + FIRST_PATIENCE_S
+    assert worker.see(400, set()) is Phase.RECYCLED
 
 
 def test_a_leak_of_a_busy_worker_empties_it_first():

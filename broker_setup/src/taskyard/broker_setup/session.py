@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import signal
 import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -47,10 +48,33 @@ async def open_broker(settings: Settings | None = None) -> AsyncIterator[Broker]
 
 
 def run_with_broker(act: Callable[[Broker], Awaitable[R]]) -> R:
-    """Run one act on the broker that the environment names, from a plain command."""
+    """Run one act on the broker that the environment names, from a plain command.
+
+    Raises:
+        KeyboardInterrupt: the command was interrupted, told to end, or its terminal was closed;
+            the act was cancelled first, and could bring what it had begun to an end.
+
+    """
+    told = False
 
     async def session() -> R:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+        def stop() -> None:
+            nonlocal told
+            told = True
+            if task is not None:
+                task.cancel()
+
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` wants it to be ignored
+                loop.add_signal_handler(number, stop)
         async with open_broker() as broker:
             return await act(broker)
 
-    return asyncio.run(session())
+    try:
+        return asyncio.run(session())
+    except asyncio.CancelledError:
+        if told:
+            raise KeyboardInterrupt from None
+        raise

@@ -6,9 +6,12 @@ Each command is an entry point of group `taskyard.commands`, named by its path w
 
 from __future__ import annotations
 
+import os
+import select
 import sys
+from contextlib import contextmanager, suppress
 from importlib.metadata import EntryPoint, entry_points, version
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 
@@ -26,6 +29,9 @@ from taskyard.shared.errors import (
     Unavailable,
     UnknownQueue,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 GROUP: Final = "taskyard.commands"
 
@@ -53,6 +59,16 @@ class CommandTree(click.Group):
         """Gather the commands whose dotted name starts with `path`."""
         super().__init__(**options)
         self._path = path
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Read the command line, which may print help."""
+        with _unread_output():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with _unread_output():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of commands and sub-groups."""
@@ -114,13 +130,39 @@ def main(args: list[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("taskyard: interrupted", err=True)
+        complain("interrupted")
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        sys.exit(DONE)
     except TaskyardError as error:
-        click.echo(f"taskyard: {error}", err=True)
+        complain(str(error))
         sys.exit(exit_code_of(error))
+
+
+def complain(text: str) -> None:
+    """Say something on standard error; a terminal that was closed must not end what goes on."""
+    with suppress(OSError):
+        click.echo(f"taskyard: {text}", err=True)
+
+
+@contextmanager
+def _unread_output() -> Iterator[None]:
+    """End in good order when whoever read our output has seen enough (`| head`), or has gone."""
+    try:
+        yield
+    except OSError:
+        gone = [number for number in (1, 2) if _has_no_reader(number)]
+        if not gone:
+            raise
+        # What is still in a buffer would be written at the end, and complained about.
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  # a device, not a path
+            for number in gone:
+                os.dup2(nowhere.fileno(), number)
+        raise click.exceptions.Exit(DONE) from None
+
+
+def _has_no_reader(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return bool(poll.poll(0))  # without being asked for anything it reports errors alone
 
 
 if __name__ == "__main__":

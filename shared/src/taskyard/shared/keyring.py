@@ -42,7 +42,7 @@ class Box(NamedTuple):
 class KeyRing:
     """AES-256-GCM under keys that have ids. Safe from any thread."""
 
-    __slots__ = ("_ciphers", "ids")
+    __slots__ = ("_ciphers", "_keys", "ids")
 
     def __init__(self, keys: Mapping[str, bytes]) -> None:
         """Take keys by id, in order.
@@ -53,6 +53,7 @@ class KeyRing:
         """
         self.ids = tuple(keys)
         """Ids of the keys, the sealing one first."""
+        self._keys = dict(keys)
         self._ciphers = {name: _cipher(key) for name, key in keys.items()}
 
     def __repr__(self) -> str:
@@ -66,6 +67,10 @@ class KeyRing:
     def __contains__(self, key: object) -> bool:
         """Tell whether there is a key of this id."""
         return key in self._ciphers
+
+    def reveal(self) -> dict[str, bytes]:
+        """Return the keys themselves by id, in order, for a ring in a process of ours."""
+        return dict(self._keys)
 
     def seal(self, plain: bytes, associated: bytes) -> Box:
         """Encrypt under the first key and a fresh random nonce.

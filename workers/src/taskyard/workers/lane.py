@@ -129,6 +129,11 @@ class Lane:
         """Whether nothing runs and nothing waits for a slot."""
         return not self.running and not self._waiting
 
+    @property
+    def calling(self) -> int:
+        """How many of its attempts do nothing but wait for jobs that they have called."""
+        return self._slots.away
+
     async def run(self) -> None:
         """Set up, consume until `finish`, let running attempts end, tear down."""
         try:

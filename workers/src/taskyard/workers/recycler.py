@@ -89,7 +89,12 @@ class Recycler:
         now_s = self._clock.monotonic_s()
         before = self._state
         self._state, ask = look(
-            before, now_s=now_s, resident=resident, limit=limit, running=running
+            before,
+            now_s=now_s,
+            resident=resident,
+            limit=limit,
+            running=running,
+            calling=sum(lane.calling for lane in self._worker.lanes.values()),
         )
         if ask:
             self._memory.settle()

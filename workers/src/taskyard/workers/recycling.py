@@ -7,6 +7,8 @@ nothing starts until nothing runs, memory settles, and what is left belongs to n
 a leak, and the worker ends. Below: it goes on, and neither the next stand-still comes as soon nor
 this one lasts as long as the other: both are bounded by a patience that doubles, so that a stream
 of large jobs costs less and less, and long jobs beside a leak put the end off but do not prevent it.
+Jobs that wait for jobs which they have called are not waited for: what they wait for may have to start
+here.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 #: Seconds of the first stand-still, and of the pause after it; doubled each time.
 FIRST_PATIENCE_S: Final = 30.0
 LONGEST_PATIENCE_S: Final = 3600.0
+#: Seconds of a stand-still in which all that runs waits for jobs that it has called.
+CALLS_PATIENCE_S: Final = 2.0
 #: Seconds until the next judgement when none was needed after all: settling costs some, too.
 PAUSE_S: Final = 5.0
 
@@ -64,7 +68,13 @@ class Recycling:
 
 
 def look(
-    state: Recycling, *, now_s: float, resident: int, limit: int, running: AbstractSet[object]
+    state: Recycling,
+    *,
+    now_s: float,
+    resident: int,
+    limit: int,
+    running: AbstractSet[object],
+    calling: int = 0,
 ) -> tuple[Recycling, bool]:
     """Return what follows from memory as it is, and whether settled memory must be judged now.
 
@@ -74,6 +84,7 @@ def look(
         resident: bytes that the process holds, not settled.
         limit: bytes that it may hold.
         running: attempts under way, by anything that tells them apart.
+        calling: how many of them do nothing but wait for jobs that they have called.
 
     """
     if state.phase is Phase.RECYCLED:
@@ -89,6 +100,10 @@ def look(
         return state, not state.outlasted
     if running and now_s - state.since_s >= state.patience_s:
         return _later(state, now_s), False
+    if running and len(running) == calling and now_s - state.since_s >= CALLS_PATIENCE_S:
+        # Waiting longer would not end them, so the next time is no more patient than this one.
+        again_s = now_s + FIRST_PATIENCE_S
+        return replace(state, phase=Phase.WATCHING, since_s=now_s, not_before_s=again_s), False
     return state, not running
 
 

@@ -24,7 +24,7 @@ from taskyard.broker_setup.releasing import (
     look,
 )
 from taskyard.broker_setup.session import operator, run_with_broker
-from taskyard.shared.cli import INTERRUPTED, NO
+from taskyard.shared.cli import INTERRUPTED, NO, complain
 from taskyard.shared.clock import SystemClock
 from taskyard.shared.duration import parse_duration
 from taskyard.shared.errors import NotFound, TaskyardError
@@ -145,18 +145,18 @@ def _carry_out(
         run_with_broker(act)
     except KeyboardInterrupt:
         progress.end()
-        click.echo(f"taskyard: interrupted: {verb} {_jobs(len(tally.done))}; {so_far}", err=True)
+        complain(f"interrupted: {verb} {_jobs(len(tally.done))}; {so_far}")
         raise click.exceptions.Exit(INTERRUPTED) from None
     except TaskyardError:
         progress.end()
         if tally.done:
-            click.echo(f"taskyard: {verb} {_jobs(len(tally.done))} before this; {so_far}", err=True)
+            complain(f"{verb} {_jobs(len(tally.done))} before this; {so_far}")
         raise
     progress.end()
     for stop in stops:
-        click.echo(f"taskyard: {stop}", err=True)
+        complain(str(stop))
     for job_id, why in tally.left.items():
-        click.echo(f"taskyard: {job_id} stays parked: {why}", err=True)
+        complain(f"{job_id} stays parked: {why}")
     if as_json:
         document: dict[str, Any] = {verb: tally.done}
         if stops:

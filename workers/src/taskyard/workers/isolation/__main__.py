@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from taskyard.shared.catalogue import queues_of
 from taskyard.shared.clock import SystemClock
 from taskyard.shared.errors import NotFound
+from taskyard.shared.keyring import KeyRing
 from taskyard.shared.logs import log_json
-from taskyard.shared.settings import Settings
 from taskyard.workers.isolation.channel import Channel, LogStream
 from taskyard.workers.isolation.host import Host
 from taskyard.workers.isolation.kernel import adopt_orphans, die_with
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import FrameType
 
-    from taskyard.shared.keyring import KeyRing
     from taskyard.shared.task import Queue
 
 
@@ -52,7 +51,7 @@ def main(descriptor: int, parent: int) -> None:
     try:
         _configure(channel, setup)
         queue = _find(setup)
-        keys = Settings().key_ring()  # those of the worker, whose environment this process has
+        keys = KeyRing(setup.keys)
     except Exception as error:  # noqa: BLE001  # the application's own modules: the worker is told
         channel.send(Broken(f"{type(error).__name__}: {error}"))
         return

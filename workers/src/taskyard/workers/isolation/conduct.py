@@ -83,6 +83,7 @@ class Isolation:
             modules,
             machinery.clock,
             size=slots,
+            keys=machinery.keys,
             max_rss_bytes=machinery.max_rss_bytes,
             once=machinery.draining,
         )

@@ -37,6 +37,9 @@ class Setup(msgspec.Struct, frozen=True, tag=True):
         path: where modules are looked for.
         log_level: the least level of log lines, as a number.
         max_rss_bytes: resident memory above which it will be replaced; None: never measured.
+        keys: for encrypted arguments, by id, the sealing one first. They come this way because
+            command lines and environments can be read by others, and because the worker may have
+            been given them in code.
 
     """
 
@@ -45,6 +48,11 @@ class Setup(msgspec.Struct, frozen=True, tag=True):
     path: tuple[str, ...]
     log_level: int
     max_rss_bytes: int | None = None
+    keys: dict[str, bytes] = {}
+
+    def __repr__(self) -> str:
+        """Show no key."""
+        return f"Setup({self.queue}, {', '.join(self.modules)})"
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True, tag=True):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from taskyard.shared.clock import Clock
+    from taskyard.shared.keyring import KeyRing
     from taskyard.shared.task import Queue
 
 _log = get_logger(__name__)
@@ -43,6 +44,7 @@ class Pool:
         clock: Clock,
         *,
         size: int,
+        keys: KeyRing,
         max_rss_bytes: int | None = None,
         once: bool = False,
     ) -> None:
@@ -53,6 +55,7 @@ class Pool:
             modules: import paths of what declares it.
             clock: measures how much they write.
             size: most idle ones kept.
+            keys: for encrypted arguments.
             max_rss_bytes: resident memory after a job above which one is replaced; None: any.
             once: nobody tries again when one cannot be set up.
 
@@ -65,6 +68,7 @@ class Pool:
         self._queue = queue
         self._modules = tuple(modules)
         self._clock = clock
+        self._keys = keys
         self._max_rss_bytes = max_rss_bytes
         self._loop = asyncio.get_running_loop()
         self._idle: list[Child] = []
@@ -178,6 +182,7 @@ class Pool:
             path=tuple(sys.path),
             log_level=logging.getLogger().getEffectiveLevel(),
             max_rss_bytes=self._max_rss_bytes,
+            keys=self._keys.reveal(),
         )
         try:
             child = Child(setup, self._loop, self._clock)
