@@ -85,7 +85,6 @@ class Load:
         return Counter({job: number for job, number in succeeded.items() if job in wanted})
 
 
-@pytest.mark.slow
 @pytest.mark.breaks_broker
 @pytest.mark.server_only
 async def test_a_memory_alarm_under_load(
