@@ -12,13 +12,8 @@ from support.broker import BrokerUnderTest
 from support.fixtures import StartTaskyard
 from support.numbered import BATCH
 from support.schedule import schedule
-from support.siege import (
-    BROKER_KILLED,
-    CONNECTIONS_CUT,
-    SENDER_KILLED,
-    WORKER_KILLED,
-    Siege,
-)
+from support.siege import Siege
+from support.strikes import BROKER_KILLED, CONNECTIONS_CUT, SENDER_KILLED, WORKER_KILLED
 
 
 @pytest.mark.breaks_broker

@@ -330,6 +330,32 @@ async def test_a_memory_alarm_stops_publishes_only(
     assert [type(event) for event in events] == [Connected, Blocked, Unblocked]
 
 
+async def test_a_copy_on_its_way_when_an_alarm_begins_is_published_once(
+    private_node: Node, private_amqp_url: str, open_broker: Open
+) -> None:
+    """What was written is read after the alarm: `settle` sits it out, far past its deadline, rather
+    than have it tried again and doubled.
+    """
+    broker = await open_broker(private_amqp_url)
+    await set_up(broker, "work", "other")
+    await broker.publish([job()], deadline_s=DEADLINE_S)
+    (held,) = await collect(await broker.consume("work", credit=1), 1)
+    await private_node.set_memory_alarm(on=True)
+    # The first publish under an alarm is written, and only then the connection is blocked.
+    settling = asyncio.create_task(
+        broker.settle([Settlement(delivery=held, copies=(job("other"),))], deadline_s=0.5)
+    )
+    await eventually(lambda: broker.blocked)
+    written = broker.core.publisher.unconfirmed_bytes
+    assert written > 0
+    done, _ = await asyncio.wait([settling], timeout=1.5)
+    assert not done, "given up though it will be read"
+    await private_node.set_memory_alarm(on=False)
+    assert await settling == [SettleStatus.SETTLED]
+    stats = await broker.stats(["other"])
+    assert stats["other"].ready == 1
+
+
 async def test_events_tell_of_the_way_down_and_up(amqp_url: str, open_broker: Open) -> None:
     """`Lost` with a reason, then `Connected`, once each however many connections there are."""
     async with Proxy.to(amqp_url) as proxy:

@@ -164,7 +164,10 @@ def account(books: Books, faults: Sequence[Fault], parked: Collection[int] = ())
 
 
 def _explain(found: Account, first: Run, second: Run, causes: _Causes, *, sent_again: bool) -> None:
-    cause = causes.between(first.pid, first.start, second.start)
+    # A process that was cut off may start last what the broker has given to another before.
+    cause = causes.between(first.pid, first.start, second.start) or causes.between(
+        second.pid, first.start, second.start
+    )
     if cause is None and sent_again:
         # The broker may hold it twice: as the same job, each with its own deliveries.
         cause = "sent again, its confirm was lost"
@@ -172,9 +175,16 @@ def _explain(found: Account, first: Run, second: Run, causes: _Causes, *, sent_a
         found.unexplained.append((first, second))
         return
     found.reasons[cause] += 1
-    same_job = first.job == second.job
-    if not same_job or (second.deliveries <= first.deliveries and not sent_again):
+    if first.job != second.job or not (sent_again or _differ(first, second)):
         found.unmarked.append((first, second))
+
+
+def _differ(first: Run, second: Run) -> bool:
+    """Say whether the second run can be told from the first by its count of deliveries."""
+    if first.end is None:
+        return second.deliveries > first.deliveries
+    # Both ended: one of them held a delivery that was no longer its own, and may have begun last.
+    return second.deliveries != first.deliveries
 
 
 class _Causes:

@@ -12,8 +12,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -29,11 +28,7 @@ from support.process import Program
 from support.proxy import Proxy
 from support.rig import Rig
 from support.schedule import Strike
-
-WORKER_KILLED = "worker killed"
-SENDER_KILLED = "sender killed"
-CONNECTIONS_CUT = "connections cut"
-BROKER_KILLED = "broker killed"
+from support.strikes import AFTERMATH_S, NOBODY, Arms
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -55,6 +50,7 @@ class Siege:
         *,
         workers: int,
         options: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.target = target
         self.rig = Rig(target, start, folder)
@@ -63,9 +59,11 @@ class Siege:
         self.notes.mkdir()
         self._start = start
         self._options = tuple(options)
+        self._more_env = dict(env or {})
         self._proxy = Proxy.to(target.url) if target.kind == "rabbitmq" else None
         self.workers = Crew(workers, self._start_worker)
         self.senders = Crew(0, self._start_sender)
+        self._arms = Arms(target, self._proxy, self.workers, self.senders)
         self._total = 0
         self._per_second = 0.0
         self._logs = count(1)
@@ -92,7 +90,7 @@ class Siege:
     async def send(self, total: int, *, per_second: float) -> None:
         """Start to send so many numbered jobs, at a pace; a sender that dies is started again."""
         self._total, self._per_second = total, per_second
-        self.senders = Crew(1, self._start_sender)
+        self.senders = self._arms.senders = Crew(1, self._start_sender)
         await self.senders.__aenter__()
         await eventually(lambda: any(self.notes.glob("sent-*")))
 
@@ -108,12 +106,15 @@ class Siege:
             sender.kill()
 
     async def strike(self, strikes: Sequence[Strike]) -> None:
-        """Do what the schedule says when it says so; what takes longer delays what follows."""
+        """Do what the schedule says when it says so, and return when the last is over.
+
+        One that lasts delays only those that need the same node or network.
+        """
         began = time.monotonic()
-        for strike in strikes:
-            await asyncio.sleep(max(0.0, began + strike.at_s - time.monotonic()))
-            async with self._noted(strike.kind) as suffered:
-                suffered.append(await self._do(strike))
+        async with asyncio.TaskGroup() as group:
+            for strike in strikes:
+                await asyncio.sleep(max(0.0, began + strike.at_s - time.monotonic()))
+                group.create_task(self._strike(strike))
 
     async def account(self, *, within: float = 120) -> Account:
         """Wait until all is sent and done, and say what became of each number."""
@@ -143,39 +144,19 @@ class Siege:
     def _replaced(self, place: int, old: Program) -> bool:
         return self.workers.members[place] is not old
 
-    # strikes
-
-    @asynccontextmanager
-    async def _noted(self, kind: str) -> AsyncIterator[list[int]]:
-        since, suffered = time.time(), list[int]()
-        yield suffered
-        until = time.time()
-        self.faults += [
-            Fault(kind=kind, since=since, until=until, pid=pid) for pid in suffered if pid >= 0
-        ]
-
-    async def _do(self, strike: Strike) -> int:
-        """Return who suffered: a process, 0 for every connection, -1 for nobody."""
-        if strike.kind in {WORKER_KILLED, SENDER_KILLED}:
-            crew = self.workers if strike.kind == WORKER_KILLED else self.senders
-            victim = crew.one(strike.victim)
-            if victim is None:
-                return -1
-            victim.kill()
-            return victim.pid
-        if strike.kind == BROKER_KILLED:
-            await self.target.kill_broker()
-        elif strike.kind == CONNECTIONS_CUT and self._proxy is not None:
-            self._proxy.cut()
-        else:
-            return -1
-        return 0
+    async def _strike(self, strike: Strike) -> None:
+        since = time.time()
+        victim = await self._arms.use(strike)
+        if victim != NOBODY:
+            until = time.time() + AFTERMATH_S.get(strike.kind, 0.0)
+            fault = Fault(kind=strike.kind, since=since, until=until, pid=victim)
+            self.faults.append(fault)
 
     # processes
 
     @property
     def _env(self) -> dict[str, str]:
-        env = {numbered.FOLDER: str(self.notes), "PYTHONPATH": str(TESTS)}
+        env = {numbered.FOLDER: str(self.notes), "PYTHONPATH": str(TESTS), **self._more_env}
         if self._proxy is not None:
             env["TASKYARD_BROKER_URL"] = self._proxy.url(self.target.url)
         return self.rig.env(**env)

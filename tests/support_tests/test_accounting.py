@@ -66,6 +66,17 @@ def test_a_second_run_must_say_so(tmp_path: Path) -> None:
     assert found(tmp_path, charged).charged == {1}
 
 
+def test_one_that_was_cut_off_may_begin_last(tmp_path: Path) -> None:
+    """Continued, it runs what was given to another meanwhile, with the older count; not the same."""
+    frozen = Fault(kind="worker frozen", since=3.0, until=5.0, pid=7)
+    other = [start(4, 1, deliveries=2, pid=8), end(4.5, 1, deliveries=2, pid=8)]
+    late = found(tmp_path, [*ZERO, *other, start(5.5, 1), end(6, 1)], frozen)
+    assert dict(late.reasons) == {"worker frozen": 1}
+    assert not late.unmarked
+    twin = [start(5.5, 1, deliveries=2), end(6, 1, deliveries=2)]
+    assert len(found(tmp_path, [*ZERO, *other, *twin], frozen).unmarked) == 1
+
+
 def test_a_job_that_was_sent_again_may_run_twice(tmp_path: Path) -> None:
     """Even at the same time in one process: it is the same job, and its sender says so."""
     sent = "trying 0.0 0 2\nagain 0.1 1\nconfirmed 0.2 0 2\n"
@@ -88,6 +99,9 @@ def test_a_seed_is_a_schedule() -> None:
     counts = {"a": 10, "b": 3}
     one, again, other = (schedule(seed, counts, lasting_s=30.0) for seed in (1, 1, 2))
     assert one == again
+    lasting = schedule(1, counts, lasting_s=30.0, longest_s=4.0)
+    assert [s.at_s for s in lasting] == [s.at_s for s in one]
+    assert all(2 <= s.for_s <= 4 for s in lasting)
     assert one != other
     assert [s.at_s for s in one] == sorted(s.at_s for s in one)
     assert {kind: sum(s.kind == kind for s in one) for kind in counts} == counts

@@ -66,7 +66,14 @@ class Recall:
 
     def losses(self, delivery: Delivery) -> int:
         """Return how many redeliveries of this publish are known to be nobody's fault."""
-        return int(key_of(delivery.envelope) in self._lost)
+        found = self._lost.get(key_of(delivery.envelope))
+        return int(found is not None and not _recounted(found[0]))
+
+
+def _recounted(settlement: Settlement) -> bool:
+    """Tell whether it was to charge a delivery, somebody else's: that is still owed."""
+    deliveries = settlement.delivery.envelope.deliveries
+    return any(copy.deliveries > deliveries for copy in settlement.copies)
 
     def _forget(self, key: RunKey) -> None:
         self._bytes -= _bytes_of(self._lost.pop(key)[0])

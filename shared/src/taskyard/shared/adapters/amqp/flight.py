@@ -32,6 +32,11 @@ class Flight:
             if self.left == 0 and not self.future.done():
                 self.future.set_result(None)
 
+    @property
+    def unanswered(self) -> bool:
+        """Whether the fate of something that was written is open."""
+        return None in self.receipts[: self.written]
+
     def end(self, unsent: str) -> list[Receipt]:
         """Return all receipts; what is open was never written, or never answered."""
         late = "the broker did not confirm it in time; it may have been stored"

@@ -122,9 +122,20 @@ class Publisher:
             [self.make.raw(message) for message in messages], deadline_s=deadline_s
         )
 
-    async def send(self, items: Sequence[Outgoing], *, deadline_s: float) -> list[Receipt]:
-        """Publish what `make` made ready, in order."""
-        return await self._fly(len(items), items.__getitem__, deadline_s)
+    async def send(
+        self, items: Sequence[Outgoing], *, deadline_s: float, patient: bool = False
+    ) -> list[Receipt]:
+        """Publish what `make` made ready, in order.
+
+        Args:
+            items: made by `make`.
+            deadline_s: how long it may take, in seconds.
+            patient: whether the time of an alarm does not count for what was written before it.
+                The broker reads that as soon as the alarm ends: published again, it would be
+                there twice.
+
+        """
+        return await self._fly(len(items), items.__getitem__, deadline_s, patient=patient)
 
     # ------------------------------------------------------------ is the queue there?
 
@@ -166,7 +177,12 @@ class Publisher:
     # ------------------------------------------------------------ a batch's flight
 
     async def _fly(
-        self, count: int, make: Callable[[int], Outgoing], deadline_s: float
+        self,
+        count: int,
+        make: Callable[[int], Outgoing],
+        deadline_s: float,
+        *,
+        patient: bool = False,
     ) -> list[Receipt]:
         if count == 0:
             return []
@@ -184,8 +200,20 @@ class Publisher:
                         await asyncio.sleep(0)  # confirms and other batches have their turn
                 await flight.future
         except (TimeoutError, Unavailable):
-            pass  # what is open gets its receipt now
-        return flight.end(self._unsent())
+            if patient and self._link.blocked:
+                await self._sit_out(flight, deadline_s)
+        return flight.end(self._unsent())  # what is open gets its receipt now
+
+    async def _sit_out(self, flight: Flight, deadline_s: float) -> None:
+        """Wait for what was written until the alarm is over, and then no longer than usual."""
+        while self._link.blocked and flight.unanswered:
+            await self._change()
+        try:
+            async with asyncio.timeout(deadline_s):
+                while flight.unanswered:
+                    await self._change()
+        except TimeoutError:
+            pass
 
     async def _room(self, size: int) -> None:
         """Wait until something may be written."""
@@ -199,9 +227,13 @@ class Publisher:
         ):
             if self._stopped:
                 raise Unavailable("the connection is closed")
-            if self._changed is None:
-                self._changed = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._changed)
+            await self._change()
+
+    async def _change(self) -> None:
+        """Wait until something may have changed: confirms, alarms, the channel."""
+        if self._changed is None:
+            self._changed = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._changed)
 
     def _write(self, flight: Flight, upto: int) -> None:
         """Write a batch's next publishes, as many as there is room for."""

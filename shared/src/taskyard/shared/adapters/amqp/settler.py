@@ -75,7 +75,7 @@ class Settler:
         self._ack(batch, plain, statuses)
         if publishing:
             plan = self._plan(batch, publishing, recording=recording)
-            receipts = await self._publisher.send(plan.items, deadline_s=deadline_s)
+            receipts = await self._publisher.send(plan.items, deadline_s=deadline_s, patient=True)
             failed = _failed(batch, plan, receipts)
             for index in publishing:
                 statuses[index] = SettleStatus.UNDONE
