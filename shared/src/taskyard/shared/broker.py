@@ -217,6 +217,9 @@ class SettleStatus(Enum):
     """The delivery was no longer ours; nothing was done, and it runs (or ran) elsewhere."""
     UNDONE = "undone"
     """A publish was not confirmed in time; the delivery is still ours. Settle it again."""
+    STORED = "stored"
+    """All that it publishes is durable, but the delivery was lost before it could be acknowledged:
+    it comes again, and must neither run nor be settled in this way a second time."""
 
 
 class Consumer(Protocol):
@@ -225,6 +228,11 @@ class Consumer(Protocol):
     @property
     def present(self) -> bool:
         """Whether the broker knows this consumer now."""
+        ...
+
+    @property
+    def problem(self) -> str:
+        """Why it is not present, in words, as far as that is known; empty while it is."""
         ...
 
     async def take(self) -> Sequence[Delivery]:

@@ -74,6 +74,7 @@ class AmqpConsumer:
         self._stopped = False
         self._ended = False
         self._was_cancelled = False
+        self._problem = ""
         self._arrived: list[tuple[Message, Token]] = []
         self._waiter: asyncio.Future[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -84,6 +85,11 @@ class AmqpConsumer:
     def present(self) -> bool:
         """Whether the broker knows this consumer now."""
         return self._present
+
+    @property
+    def problem(self) -> str:
+        """See the port."""
+        return "" if self._present else self._problem
 
     async def start(self) -> None:
         """Open the flow and keep it open.
@@ -175,10 +181,21 @@ class AmqpConsumer:
                 await self._open()
                 failures = 0
             except (ChannelClosed, Unavailable) as error:
-                if failures == 0:
-                    _log.warning("queue cannot be consumed", queue=self._queue, reason=str(error))
+                told, self._problem = self._problem, self._why(error)
+                if failures == 0 or self._problem != told:
+                    _log.warning(
+                        "queue cannot be consumed", queue=self._queue, reason=self._problem
+                    )
                 await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
                 failures += 1
+
+    def _why(self, error: ChannelClosed | Unavailable) -> str:
+        if isinstance(error, ChannelClosed) and error.code == NOT_FOUND:
+            return (
+                f"{self._names.work_queue(self._queue)} does not exist at {self._link.target}: "
+                "run `taskyard broker apply`; it is consumed as soon as it is there"
+            )
+        return str(error)
 
     async def _open(self) -> None:
         """Consume on a new channel, with the broker's patience set where that is possible."""
@@ -194,6 +211,7 @@ class AmqpConsumer:
         if not exact:  # a classic queue refuses to be told how patient it is to be
             await self._consume(exact=False)
         self._present = True
+        self._problem = ""
 
     async def _consume(self, *, exact: bool) -> None:
         channel = await self._link.channel()
