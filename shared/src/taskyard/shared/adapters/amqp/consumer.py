@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from taskyard.shared.adapters.amqp.names import Names
     from taskyard.shared.broker import Delivery
     from taskyard.shared.clock import Clock
+    from taskyard.shared.errors import TaskyardError
 
 _log = get_logger(__name__)
 
@@ -226,7 +227,7 @@ class AmqpConsumer:
         self._intake = Intake(channel, patience_ms=patience_ms)
         self._intake.on_settled = self._settled
         self._grants, self._spent = [], []
-        channel.on_close.append(lambda _: self._gone(channel))
+        channel.on_close.append(lambda reason: self._gone(channel, reason))
         if not channel.is_open:
             raise channel.reason or Unavailable("the channel is closed")
         try:
@@ -235,8 +236,14 @@ class AmqpConsumer:
             channel.discard()
             raise
 
-    def _gone(self, channel: Channel) -> None:
+    def _gone(self, channel: Channel, reason: TaskyardError) -> None:
         if self._channel is channel:
+            if self._present and isinstance(reason, ChannelClosed):
+                _log.warning(
+                    "the broker ended a channel; its jobs come again",
+                    queue=self._queue,
+                    reason=str(reason),
+                )
             self._present = False
             self._arrived.clear()  # the broker gives them to others
             self._grants, self._spent = [], []

@@ -15,7 +15,7 @@ from taskyard.shared.adapters.amqp.outgoing import Raw
 from taskyard.shared.adapters.amqp.publisher import CONFIRMED, Publisher
 from taskyard.shared.adapters.amqp.url import parse_url
 from taskyard.shared.clock import SystemClock
-from taskyard.shared.errors import Unavailable
+from taskyard.shared.errors import ConfigurationError, Unavailable
 from taskyard.shared.naming import check_namespace
 
 if TYPE_CHECKING:
