@@ -52,7 +52,8 @@ async def test_an_acknowledgement_that_never_arrived_is_given_again(target, task
             await eventually(running)
             proxy.stall()
             await eventually(ended)
-            proxy.cut()
+            proxy.refuse()  # not `cut`: what is on its way in the proxy must be gone before it resumes
+            await eventually(lambda: not proxy.connections)
             proxy.resume()
             await worker.wait_line("broker connection is back", within=20)
             await rig.ready(worker)
