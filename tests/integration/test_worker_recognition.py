@@ -57,6 +57,10 @@ async def test_an_acknowledgement_that_never_arrived_is_given_again(target, task
             proxy.resume()
             await worker.wait_line("broker connection is back", within=20)
             await rig.ready(worker)
+            # Behind what comes again, which would take every slot if it were run.
+            await rig.send(rig.note("behind"))
+            await rig.noted(1)
+            assert await rig.metric(worker, "job_run_seconds_count", task="sleep") == 3
             await rig.emptied()
             assert await rig.metric(worker, "job_run_seconds_count", task="sleep") == 3
             assert not [parked async for parked in rig.broker.parked(QUEUE)]
