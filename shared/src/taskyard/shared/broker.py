@@ -91,6 +91,8 @@ class BrokerOptions:
         unconfirmed_cap_bytes: most bytes of bodies handed to the broker and not yet confirmed.
         lock_heartbeat_s: the same for locks.
         management_url: of the broker's management API, if it has one elsewhere than usual.
+        consumer_timeout_s: how long the broker lets a delivery live, where a worker cannot ask for
+            more.
 
     """
 
@@ -100,6 +102,7 @@ class BrokerOptions:
     unconfirmed_cap_bytes: int = 16 * 1024 * 1024
     lock_heartbeat_s: float = 4.0
     management_url: str | None = None
+    consumer_timeout_s: float = 1800.0
 
 
 # ---------------------------------------------------------------- connection state

@@ -32,8 +32,7 @@ _log = get_logger(__name__)
 
 #: From here on quorum queues count failed hand-overs exactly, and take a patience per consumer.
 EXACT_COUNTS: Final = (4, 3)
-#: What brokers without it are taken to be configured with (RabbitMQ's default), less a margin.
-ASSUMED_PATIENCE_S: Final = 30 * 60.0
+#: What a time to run leaves of the patience of brokers without it, for all that is not the run.
 PATIENCE_MARGIN_S: Final = 60.0
 #: Where it is ours to choose: the worker's own limits are tighter, and `touch` may exceed a TTR.
 _LONG_PATIENCE_S: Final = 24 * 3600.0
@@ -43,11 +42,24 @@ _AFTER_CANCEL_S: Final = 1.0
 _MAX_CREDIT: Final = 65535
 
 
+def longest_ttr_s(timeout_s: float) -> float:
+    """Return the longest time to run that a broker of this patience bears."""
+    return timeout_s - min(PATIENCE_MARGIN_S, timeout_s / 2)
+
+
 class AmqpConsumer:
     """A flow of deliveries from one queue: see the port's `Consumer`."""
 
     def __init__(
-        self, link: Link, names: Names, queue: str, *, credit: int, ttr_s: float, clock: Clock
+        self,
+        link: Link,
+        names: Names,
+        queue: str,
+        *,
+        credit: int,
+        ttr_s: float,
+        timeout_s: float,
+        clock: Clock,
     ) -> None:
         """Prepare it; `start` opens it.
 
@@ -57,6 +69,7 @@ class AmqpConsumer:
             queue: to consume.
             credit: most unsettled deliveries.
             ttr_s: the longest attempt, which the broker must be patient for.
+            timeout_s: the broker's own patience, where it cannot be asked for more.
             clock: for the instants of arrival.
 
         """
@@ -65,6 +78,7 @@ class AmqpConsumer:
         self._queue = queue
         self._credit = credit
         self._patience_s = max(_LONG_PATIENCE_S, ttr_s + 2 * PATIENCE_MARGIN_S)
+        self._timeout_s = timeout_s
         self._clock = clock
         self._channel: Channel | None = None
         self._intake: Intake | None = None
@@ -221,7 +235,7 @@ class AmqpConsumer:
         elif self._link.server_version >= EXACT_COUNTS:
             patience_ms = None  # classic queues of this version wait for ever
         else:
-            patience_ms = round(ASSUMED_PATIENCE_S * 1000)
+            patience_ms = round(self._timeout_s * 1000)
         self._channel = channel
         self._counted = exact
         self._intake = Intake(channel, patience_ms=patience_ms)
