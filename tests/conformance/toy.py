@@ -60,6 +60,7 @@ class Holder:
     lane: list[Kept]
     credit: int = 0
     present: bool = True
+    problem: str = ""
 
     async def take(self) -> list[Delivery]:
         while self.present:

@@ -179,7 +179,7 @@ async def test_a_lost_confirm_is_unknown(amqp_url: str, open_broker: Open) -> No
 
 
 async def test_a_silent_network_is_noticed(amqp_url: str, open_broker: Open) -> None:
-    """No byte in one and a half heartbeats is a lost connection; an idle one is none."""
+    """Pain 4: No byte in one and a half heartbeats is a lost connection; an idle one is none."""
     async with Proxy.to(amqp_url) as proxy:
         broker = await open_broker(proxy.url(amqp_url), heartbeat_s=1.0)
         await set_up(broker, "work")
@@ -225,7 +225,7 @@ async def test_a_frozen_node_keeps_nobody_waiting(
 async def test_a_deleted_queue_is_noticed_and_found_again(
     rabbitmq_node: Server, amqp_url: str, open_broker: Open
 ) -> None:
-    """A consumer whose queue goes away is not present, and works again once the queue is back;
+    """Pain 3: A consumer whose queue goes away is not present, and works again once the queue is back;
     what it held is lost, and another queue's consumer goes on.
     """
     broker = await open_broker(amqp_url)

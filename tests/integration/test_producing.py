@@ -79,7 +79,7 @@ async def test_no_worker_code_is_needed(url: str) -> None:
 
 @pytest.mark.parametrize("delay", [None, 60])
 async def test_an_unknown_queue_is_refused(url: str, delay: float | None) -> None:
-    """Delayed or not, the error names the queue, the namespace, and what is declared (ZS-15)."""
+    """Pains 7 and 8: Delayed or not, the error names the queue, the namespace, and what is declared (ZS-15)."""
     job = Job[object](queue="produzing", task="write", delay=delay)
     async with AsyncProducer(url) as producer:
         with pytest.raises(

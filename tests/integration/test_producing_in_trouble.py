@@ -54,7 +54,7 @@ async def failed(sending, *, within: float) -> tuple[PublishError, float]:
 
 
 async def test_a_broker_that_is_not_there(url: str) -> None:
-    """Nobody listens: `Unavailable` within the deadline, and nothing was sent (ZS-02)."""
+    """Pain 9: Nobody listens: `Unavailable` within the deadline, and nothing was sent (ZS-02)."""
     async with Proxy.to(url) as proxy:
         proxy.refuse()
         settings = Settings(broker_url=proxy.url(url), publish_deadline=1.0)
@@ -97,7 +97,7 @@ async def test_a_broker_that_goes_away_and_comes_back(url: str) -> None:
 
 
 async def test_a_broker_that_says_nothing(url: str) -> None:
-    """No confirm: `PublishTimeout` at the deadline; the same job sent again keeps its id."""
+    """Pain 8: No confirm: `PublishTimeout` at the deadline; the same job sent again keeps its id."""
     async with Proxy.to(url) as proxy, AsyncProducer(proxy.url(url)) as producer:
         await producer.send(job("before"))
         proxy.stall()
@@ -129,7 +129,7 @@ async def test_send_many_gives_up_at_once(url: str) -> None:
 
 
 async def test_unconfirmed_bytes_are_bounded(url: str) -> None:
-    """With no confirms coming, no more than the cap is handed over; the rest was not sent."""
+    """Pain 9: With no confirms coming, no more than the cap is handed over; the rest was not sent."""
     settings = Settings(unconfirmed_cap=64 * 1024, publish_deadline=1.0)
     big = [job("x" * 8000) for _ in range(100)]
     async with Proxy.to(url) as proxy:
@@ -230,7 +230,7 @@ async def test_closing_does_not_wait_for_a_silent_broker(url: str) -> None:
 
 @pytest.mark.breaks_broker
 async def test_a_blocked_broker(private_node: Node, private_amqp_url: str) -> None:
-    """Under a memory alarm each send ends within its deadline, and the metric says why."""
+    """Pain 9: Under a memory alarm each send ends within its deadline, and the metric says why."""
     await create_queues(private_amqp_url, mail.name)
     async with AsyncProducer(private_amqp_url) as producer:
         await producer.send(job("before"))

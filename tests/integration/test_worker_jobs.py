@@ -105,7 +105,7 @@ async def _runs(rig, worker):
 
 
 async def test_a_deadly_job_ends_parked_while_others_go_on(rig):
-    """B-14, SQ-04: two workers die of it at most, then it dies alone and is parked, with its signal.
+    """Pain 13: B-14, SQ-04: two workers die of it at most, then it dies alone and is parked, with its signal.
 
     The thousand others are done, and what they were running beside costs none of them an attempt.
     """

@@ -59,7 +59,7 @@ async def test_a_cut_connection_charges_nobody_and_repeats_nothing(target, tasky
 async def test_a_job_that_ends_while_the_broker_is_away_is_not_run_again(
     target, taskyard, tmp_path
 ):
-    """Its outcome is remembered: the redelivery is settled with it, not run."""
+    """Pain 5: Its outcome is remembered: the redelivery is settled with it, not run."""
     async with Proxy.to(target.url) as proxy:
         rig = Rig(target, taskyard, tmp_path)
         through = Rig(replace(target, url=proxy.url(target.url)), taskyard, tmp_path)
@@ -95,7 +95,7 @@ async def test_a_job_that_ends_while_the_broker_is_away_is_not_run_again(
 @pytest.mark.breaks_broker
 @pytest.mark.server_only
 async def test_a_worker_outlives_its_broker(broker_url, taskyard, tmp_path):
-    """ZS-30: kill and start the broker under load: the worker comes back, and every job runs."""
+    """Pain 4, ZS-30: kill and start the broker under load: the worker comes back, and every job runs."""
     rig = Rig(broker_url, taskyard, tmp_path)
     async with rig:
         worker = await rig.worker("--concurrency", "5")

@@ -34,7 +34,7 @@ async def running(rig, worker, number=1):
 
 
 async def test_sigterm_lets_running_jobs_finish(rig):
-    """B-13: three running jobs finish, exit 0; what had not started stays."""
+    """Pain 19: B-13: three running jobs finish, exit 0; what had not started stays."""
     async with rig:
         worker = await rig.worker("--concurrency", "3")
         await rig.send(*(rig.job("sleep", {"seconds": 2}) for _ in range(5)))
@@ -51,7 +51,7 @@ async def test_sigterm_lets_running_jobs_finish(rig):
 
 
 async def test_too_short_a_grace_gives_the_job_to_another(rig):
-    """B-13: it runs elsewhere with the same attempt and deliveries; the worker exits 0 in time."""
+    """Pain 19: B-13: it runs elsewhere with the same attempt and deliveries; the worker exits 0 in time."""
     async with rig:
         first = await rig.worker("--grace", "0.5")
         (on_loop, in_thread) = await rig.send(

@@ -45,6 +45,7 @@ class CommitWorld(World):
             worker.broker,
             backlog,
             deadline_s=0.0,
+            on_settled=lambda _: None,
             on_lost=self.lost.append,
             on_held=lambda _: None,
         )

@@ -83,7 +83,7 @@ async def test_tenants_do_not_mix(broker_url, taskyard, tmp_path):
 
 
 async def test_a_blocking_handler_stalls_nobody(broker_url, taskyard, tmp_path):
-    """B-15: two busy threads for four heartbeats: the connection stays, and other jobs run on time."""
+    """Pain 16: B-15: two busy threads for four heartbeats: the connection stays, and other jobs run on time."""
     rig = Rig(broker_url, taskyard, tmp_path)
     async with rig:
         worker = await rig.worker("--concurrency", "8", env={"TASKYARD_HEARTBEAT": "1"})

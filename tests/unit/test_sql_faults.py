@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from support.sql_actor import QUEUE, opened, set_up
@@ -57,6 +58,29 @@ async def test_a_full_disk_rejects_and_stores_nothing(broker) -> None:
     assert (await broker.stats([QUEUE]))[QUEUE].ready == 0
     await engine.read(lambda s: s.run("PRAGMA max_page_count = 1000000"))
     await publish(broker, *big)
+
+
+async def test_a_full_disk_keeps_what_must_be_settled(broker, path) -> None:
+    """A retry that does not fit keeps its delivery; with space again it is settled, once."""
+    (envelope,) = big = [job(QUEUE, body=b"x" * 400_000)]
+    await publish(broker, *big)
+    consumer = await broker.consume(QUEUE, credit=1)
+    (delivery,) = await consumer.take()
+    engine = broker._handle.engine
+
+    def fill(session) -> None:
+        (pages,) = session.one("PRAGMA page_count")
+        session.run(f"PRAGMA max_page_count = {pages}")
+
+    await engine.read(fill)
+    copy = msgspec.structs.replace(delivery.envelope, attempt=2, body=b"y" * 900_000)
+    retry = Settlement(delivery=delivery, copies=(copy,))
+    assert await broker.settle([retry], deadline_s=1) == [SettleStatus.UNDONE]
+    assert (await broker.stats([QUEUE]))[QUEUE].unsettled == 1
+    await engine.read(lambda s: s.run("PRAGMA max_page_count = 1000000"))
+    assert await broker.settle([retry], deadline_s=5) == [SettleStatus.SETTLED]
+    (again,) = await consumer.take()
+    assert (again.envelope.id, again.envelope.attempt) == (envelope.id, 2)
 
 
 async def test_a_locked_database_keeps_every_deadline(broker, path) -> None:

@@ -37,6 +37,7 @@ async def test_a_settlement_that_cannot_be_encoded_does_not_keep_the_others(tmp_
         cast("Broker", broker),
         Backlog(tmp_path, namespace="n", unrecorded=Count()),
         deadline_s=1,
+        on_settled=lambda _: None,
         on_lost=lambda _: None,
         on_held=lambda _: None,
     )

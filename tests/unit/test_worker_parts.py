@@ -216,3 +216,44 @@ def test_recall_keeps_no_more_than_it_must():
         recall.lost(Settlement(delivery=done))
     assert len(recall) == 2 + 10
     assert body not in [kept.delivery.envelope.body for kept, _ in recall._lost.values()]
+
+
+def test_a_settled_run_that_comes_again_is_only_acknowledged():
+    """Its copies and its record are durable: nothing of it is published a second time."""
+    recall = Recall()
+    copy = envelope(attempt=2, message_id="")
+    recall.settled([Settlement(delivery=Delivery(envelope=envelope()), copies=(copy,))])
+    again = Delivery(envelope=envelope(), redelivered=True)
+    for _ in range(2):  # the second acknowledgement may be lost as well
+        settlement = recall.settle_again(again)
+        assert settlement is not None
+        assert settlement.delivery is again
+        assert not settlement.publishes
+    other = Delivery(envelope=envelope(message_id="other"), redelivered=True)
+    assert recall.settle_again(other) is None
+
+
+def test_settled_runs_without_a_message_id_are_not_recognised():
+    """A foreign client's second publish of a job is another run."""
+    recall = Recall()
+    recall.settled([Settlement(delivery=Delivery(envelope=envelope(message_id="")))])
+    again = Delivery(envelope=envelope(message_id=""), redelivered=True)
+    assert recall.settle_again(again) is None
+
+
+def test_recall_of_settled_runs_is_bounded():
+    """The last ones are known, in whole batches; older ones are forgotten."""
+    recall = Recall(settled_limit=5)
+    for number in range(0, 20, 2):
+        recall.settled(
+            [
+                Settlement(delivery=Delivery(envelope=envelope(id=str(each))))
+                for each in (number, number + 1)
+            ]
+        )
+    known = [
+        number
+        for number in range(20)
+        if recall.settle_again(Delivery(envelope=envelope(id=str(number)), redelivered=True))
+    ]
+    assert known == [14, 15, 16, 17, 18, 19]

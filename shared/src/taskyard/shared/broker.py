@@ -91,6 +91,8 @@ class BrokerOptions:
         unconfirmed_cap_bytes: most bytes of bodies handed to the broker and not yet confirmed.
         lock_heartbeat_s: the same for locks.
         management_url: of the broker's management API, if it has one elsewhere than usual.
+        consumer_timeout_s: how long the broker lets a delivery live, where a worker cannot ask for
+            more.
 
     """
 
@@ -100,6 +102,7 @@ class BrokerOptions:
     unconfirmed_cap_bytes: int = 16 * 1024 * 1024
     lock_heartbeat_s: float = 4.0
     management_url: str | None = None
+    consumer_timeout_s: float = 1800.0
 
 
 # ---------------------------------------------------------------- connection state
@@ -221,6 +224,9 @@ class SettleStatus(Enum):
     """The delivery was no longer ours; nothing was done, and it runs (or ran) elsewhere."""
     UNDONE = "undone"
     """A publish was not confirmed in time; the delivery is still ours. Settle it again."""
+    STORED = "stored"
+    """All that it publishes is durable, but the delivery was lost before it could be acknowledged:
+    it comes again, and must neither run nor be settled in this way a second time."""
 
 
 class Consumer(Protocol):
@@ -229,6 +235,11 @@ class Consumer(Protocol):
     @property
     def present(self) -> bool:
         """Whether the broker knows this consumer now."""
+        ...
+
+    @property
+    def problem(self) -> str:
+        """Why it is not present, in words, as far as that is known; empty while it is."""
         ...
 
     async def take(self) -> Sequence[Delivery]:

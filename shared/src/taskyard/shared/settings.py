@@ -172,6 +172,7 @@ class Settings(BaseSettings):
     def broker_options(self, role: str) -> BrokerOptions:
         """Return what an adapter is opened with by a process in `role` (worker, producer, …)."""
         return BrokerOptions(
+            consumer_timeout_s=self.consumer_timeout,
             namespace=self.namespace,
             connection_name=f"taskyard {role}" + (f" {self.app}" if self.app else ""),
             heartbeat_s=self.heartbeat,

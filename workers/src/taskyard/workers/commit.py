@@ -49,6 +49,7 @@ class Committer:
         backlog: Backlog,
         *,
         deadline_s: float,
+        on_settled: Callable[[Sequence[Settlement]], None],
         on_lost: Callable[[Settlement], None],
         on_held: Callable[[Mapping[str, int]], None],
     ) -> None:
@@ -58,6 +59,7 @@ class Committer:
             broker: takes the settlements.
             backlog: keeps the records that it does not take.
             deadline_s: how long one commit may take, in seconds.
+            on_settled: told of each batch whose outcomes stand.
             on_lost: told of each settlement that came too late.
             on_held: told, whenever it changes, how many deliveries per queue wait for the broker
                 to take publishes again.
@@ -66,6 +68,7 @@ class Committer:
         self._broker = broker
         self._backlog = backlog
         self._deadline_s = deadline_s
+        self._on_settled = on_settled
         self._on_lost = on_lost
         self._on_held = on_held
         self._pending: list[Settlement] = []
@@ -199,13 +202,19 @@ class Committer:
             self._tell_awaiting(batch, statuses)
         if statuses.count(_SETTLED) == len(batch):
             self._retry_s = _RETRY_FIRST_S
+            self._on_settled(batch)
             return
+        done: list[Settlement] = []
         undone: list[Settlement] = []
         for settlement, status in zip(batch, statuses, strict=True):
             if status is SettleStatus.LOST:
                 self._on_lost(settlement)
             elif status is SettleStatus.UNDONE:
                 undone.append(settlement)
+            else:
+                done.append(settlement)
+        if done:
+            self._on_settled(done)
         if undone:
             self._undone_again(undone, "not confirmed in time")
 

@@ -70,6 +70,7 @@ def _signs_of(lane: Lane, now_s: float) -> LaneSigns:
         paused=lane.paused,
         present=lane.intake.present,
         absent_s=0.0 if since_s is None else now_s - since_s,
+        absence=lane.intake.absence,
         running=len(lane.running),
         slots=lane.slots,
         stuck=lane.executor.abandoned_threads + lane.executor.abandoned_tasks,

@@ -78,6 +78,12 @@ class Intake:
         """Whether the broker knows its consumer now."""
         return self._consumer is not None and self._consumer.present
 
+    @property
+    def absence(self) -> str:
+        """Why the broker does not know its consumer, in words; empty where that is not known."""
+        consumer = self._consumer
+        return consumer.problem if consumer is not None else ""
+
     def open(self) -> None:
         """Consume."""
         self._shut.clear()

@@ -1,19 +1,25 @@
-"""What this process remembers of runs whose delivery died before it could be settled.
+"""What this process remembers of runs whose delivery comes again though their end is known.
 
-The broker hands such a job over again, flagged as redelivered, though no worker died. Where it
-comes back to the worker that had it, the end of its run is known: it is settled, not run again, and
-nobody is charged.
+The broker hands a job over again, flagged as redelivered, when the connection dies before the
+acknowledgement has reached it, though no worker died. Where it comes back to the worker that had
+it, it is not run again, and nobody is charged: what could not be settled is settled, and what was
+settled is only acknowledged. The latter has to be remembered because an acknowledgement is never
+confirmed: one that was written to a dying socket looks like any other.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from taskyard.shared.broker import Settlement
+
 if TYPE_CHECKING:
-    from taskyard.shared.broker import Delivery, Settlement
+    from collections.abc import Sequence
+
+    from taskyard.shared.broker import Delivery
     from taskyard.shared.envelope import Envelope
 
 #: Most runs remembered: a connection holds at most its credit, and a few may be lost in a row.
@@ -30,13 +36,36 @@ def key_of(envelope: Envelope) -> RunKey:
 
 
 class Recall:
-    """The settlements that were lost, by run; the oldest are forgotten first."""
+    """The settlements that were lost, and the runs settled last; the oldest are forgotten first.
 
-    def __init__(self, limit: int = LIMIT, limit_bytes: int = LIMIT_BYTES) -> None:
-        """Remember nothing yet, and at most `limit` runs of `limit_bytes` in all."""
+    Of what was settled keys are kept, not bodies, in batches as they were settled: they are looked
+    through only when something is redelivered.
+    """
+
+    def __init__(
+        self,
+        limit: int = LIMIT,
+        *,
+        limit_bytes: int = LIMIT_BYTES,
+        settled_limit: int = LIMIT,
+    ) -> None:
+        """Remember nothing yet.
+
+        Args:
+            limit: most lost settlements.
+            limit_bytes: most that these are to publish, in bytes of bodies.
+            settled_limit: how many of the last settled runs are remembered at least. A broker
+                hands over no more than its credit without having seen acknowledgements, so the
+                credit of all consumers is enough.
+
+        """
         self._limit = limit
         self._limit_bytes = limit_bytes
         self._bytes = 0
+        self._settled_limit = settled_limit
+        self._settled: deque[list[RunKey]] = deque()
+        self._settled_number = 0
+        self._known: set[RunKey] | None = None
         self._lost: OrderedDict[RunKey, tuple[Settlement, bool]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -55,28 +84,43 @@ class Recall:
         while len(self._lost) > self._limit or self._bytes > self._limit_bytes:
             self._forget(next(iter(self._lost)))
 
+    def settled(self, batch: Sequence[Settlement]) -> None:
+        """Remember runs whose outcomes stand, although their acknowledgements may be lost."""
+        self._settled.append([key_of(settlement.delivery.envelope) for settlement in batch])
+        self._settled_number += len(batch)
+        self._known = None
+        while self._settled_number - len(self._settled[0]) >= self._settled_limit:
+            self._settled_number -= len(self._settled.popleft())
+
     def settle_again(self, delivery: Delivery) -> Settlement | None:
-        """Return how a run ended whose delivery has come back; None when it has to run."""
+        """Return how to settle a delivery that has come back; None when it has to run."""
         key = key_of(delivery.envelope)
         found = self._lost.get(key)
-        if found is None or not found[1]:
-            return None
-        self._forget(key)
-        return msgspec.structs.replace(found[0], delivery=delivery)
+        if found is not None and found[1]:
+            self._forget(key)
+            return msgspec.structs.replace(found[0], delivery=delivery)
+        return Settlement(delivery=delivery) if self._has_settled(key) else None
+
+    def _has_settled(self, key: RunKey) -> bool:
+        if not key[2]:
+            return False  # a foreign publish without a message id cannot be told from another
+        if self._known is None:
+            self._known = {each for batch in self._settled for each in batch}
+        return key in self._known
 
     def losses(self, delivery: Delivery) -> int:
         """Return how many redeliveries of this publish are known to be nobody's fault."""
         found = self._lost.get(key_of(delivery.envelope))
         return int(found is not None and not _recounted(found[0]))
 
+    def _forget(self, key: RunKey) -> None:
+        self._bytes -= _bytes_of(self._lost.pop(key)[0])
+
 
 def _recounted(settlement: Settlement) -> bool:
     """Tell whether it was to charge a delivery, somebody else's: that is still owed."""
     deliveries = settlement.delivery.envelope.deliveries
     return any(copy.deliveries > deliveries for copy in settlement.copies)
-
-    def _forget(self, key: RunKey) -> None:
-        self._bytes -= _bytes_of(self._lost.pop(key)[0])
 
 
 def _without_body(delivery: Delivery) -> Delivery:

@@ -22,6 +22,7 @@ class LaneSigns:
         paused: by an operator.
         present: the broker knows its consumer.
         absent_s: for how long the consumer is missing that should be there.
+        absence: why it is missing, in words, as far as that is known.
         running: attempts under way.
         slots: attempts that may run at once.
         stuck: handlers that were told to end and did not.
@@ -33,6 +34,7 @@ class LaneSigns:
     paused: bool = False
     present: bool = True
     absent_s: float = 0.0
+    absence: str = ""
     running: int = 0
     slots: int = 1
     stuck: int = 0
@@ -82,7 +84,9 @@ def why_dead(signs: Signs) -> list[str]:
         )
     for lane in signs.lanes:
         if lane.absent_s > ABSENCE_LIMIT_S and not lane.problem:
-            problems.append(f"queue {lane.queue}: no consumer for {lane.absent_s:.0f} s")
+            problems.append(
+                f"queue {lane.queue}: no consumer for {lane.absent_s:.0f} s{_because(lane)}"
+            )
         if lane.stuck >= stuck_limit(lane.slots):
             problems.append(
                 f"queue {lane.queue}: {lane.stuck} handlers ran out of time and do not end"
@@ -107,8 +111,12 @@ def why_not_ready(signs: Signs) -> list[str]:
         if lane.problem:
             problems.append(lane.problem)
         elif _is_missed(lane, signs):
-            problems.append(f"queue {lane.queue} is not consumed")
+            problems.append(f"queue {lane.queue} is not consumed{_because(lane)}")
     return problems
+
+
+def _because(lane: LaneSigns) -> str:
+    return f": {lane.absence}" if lane.absence else ""
 
 
 def _is_missed(lane: LaneSigns, signs: Signs) -> bool:

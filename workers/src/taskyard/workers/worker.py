@@ -29,7 +29,7 @@ from taskyard.workers.machinery import Budget, Machinery
 from taskyard.workers.outages import Outages
 from taskyard.workers.presence import wait_for_queues
 from taskyard.workers.pulse import Pulse
-from taskyard.workers.recall import Recall
+from taskyard.workers.recall import LIMIT, Recall
 from taskyard.workers.recycler import Recycler
 from taskyard.workers.stages import stop_in_stages
 from taskyard.workers.threads import Threads
@@ -125,7 +125,9 @@ class Worker:
         self._clock = clock or SystemClock()
         self._loop = asyncio.get_running_loop()
         self.follower = ControlFollower(broker, self._intents_changed)
-        self._recall = Recall()
+        slots = (queue.concurrency or self.options.concurrency for queue in queues)
+        lookahead = sum(queue.lookahead for queue in queues)
+        self._recall = Recall(settled_limit=max(LIMIT, 2 * (sum(slots) + lookahead)))
         self._backlog = Backlog(
             settings.state_dir,
             namespace=settings.namespace,
@@ -135,6 +137,7 @@ class Worker:
             broker,
             self._backlog,
             deadline_s=settings.publish_deadline,
+            on_settled=self._recall.settled,
             on_lost=self._lost,
             on_held=self._held,
         )

@@ -6,10 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from taskyard.shared.adapters.amqp.consumer import (
-    ASSUMED_PATIENCE_S,
     EXACT_COUNTS,
-    PATIENCE_MARGIN_S,
     AmqpConsumer,
+    longest_ttr_s,
 )
 from taskyard.shared.adapters.amqp.core import Core
 from taskyard.shared.adapters.amqp.intake import Token
@@ -101,7 +100,7 @@ class AmqpBroker:
             control=NATIVE,
             lock=SUPPLIED,
             lease=NATIVE,
-            max_ttr_s=None if patient else ASSUMED_PATIENCE_S - PATIENCE_MARGIN_S,
+            max_ttr_s=None if patient else longest_ttr_s(self.core.options.consumer_timeout_s),
         )
 
     @property
@@ -186,7 +185,13 @@ class AmqpBroker:
     async def consume(self, queue: str, *, credit: int, ttr_s: float = 0.0) -> Consumer:
         link = await self.core.reader()
         consumer = AmqpConsumer(
-            link, self.core.names, queue, credit=credit, ttr_s=ttr_s, clock=self.core.clock
+            link,
+            self.core.names,
+            queue,
+            credit=credit,
+            ttr_s=ttr_s,
+            timeout_s=self.core.options.consumer_timeout_s,
+            clock=self.core.clock,
         )
         await consumer.start()
         self._consumers.append(consumer)
@@ -203,8 +208,9 @@ class AmqpBroker:
         if not isinstance(token, Token) or not token.ours:
             return False
         patience_ms = token.intake.patience_ms
-        margin_ms = round(PATIENCE_MARGIN_S * 1000)
-        return patience_ms is None or until_ms <= token.at_ms + patience_ms - margin_ms
+        if patience_ms is None:
+            return True
+        return until_ms <= token.at_ms + round(longest_ttr_s(patience_ms / 1000) * 1000)
 
     # ------------------------------------------------------------ the management side
 

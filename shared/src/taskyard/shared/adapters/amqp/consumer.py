@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from taskyard.shared.adapters.amqp.names import Names
     from taskyard.shared.broker import Delivery
     from taskyard.shared.clock import Clock
+    from taskyard.shared.errors import TaskyardError
 
 _log = get_logger(__name__)
 
 #: From here on quorum queues count failed hand-overs exactly, and take a patience per consumer.
 EXACT_COUNTS: Final = (4, 3)
-#: What brokers without it are taken to be configured with (RabbitMQ's default), less a margin.
-ASSUMED_PATIENCE_S: Final = 30 * 60.0
+#: What a time to run leaves of the patience of brokers without it, for all that is not the run.
 PATIENCE_MARGIN_S: Final = 60.0
 #: Where it is ours to choose: the worker's own limits are tighter, and `touch` may exceed a TTR.
 _LONG_PATIENCE_S: Final = 24 * 3600.0
@@ -42,11 +42,24 @@ _AFTER_CANCEL_S: Final = 1.0
 _MAX_CREDIT: Final = 65535
 
 
+def longest_ttr_s(timeout_s: float) -> float:
+    """Return the longest time to run that a broker of this patience bears."""
+    return timeout_s - min(PATIENCE_MARGIN_S, timeout_s / 2)
+
+
 class AmqpConsumer:
     """A flow of deliveries from one queue: see the port's `Consumer`."""
 
     def __init__(
-        self, link: Link, names: Names, queue: str, *, credit: int, ttr_s: float, clock: Clock
+        self,
+        link: Link,
+        names: Names,
+        queue: str,
+        *,
+        credit: int,
+        ttr_s: float,
+        timeout_s: float,
+        clock: Clock,
     ) -> None:
         """Prepare it; `start` opens it.
 
@@ -56,6 +69,7 @@ class AmqpConsumer:
             queue: to consume.
             credit: most unsettled deliveries.
             ttr_s: the longest attempt, which the broker must be patient for.
+            timeout_s: the broker's own patience, where it cannot be asked for more.
             clock: for the instants of arrival.
 
         """
@@ -64,6 +78,7 @@ class AmqpConsumer:
         self._queue = queue
         self._credit = credit
         self._patience_s = max(_LONG_PATIENCE_S, ttr_s + 2 * PATIENCE_MARGIN_S)
+        self._timeout_s = timeout_s
         self._clock = clock
         self._channel: Channel | None = None
         self._intake: Intake | None = None
@@ -74,6 +89,7 @@ class AmqpConsumer:
         self._stopped = False
         self._ended = False
         self._was_cancelled = False
+        self._problem = ""
         self._arrived: list[tuple[Message, Token]] = []
         self._waiter: asyncio.Future[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -84,6 +100,11 @@ class AmqpConsumer:
     def present(self) -> bool:
         """Whether the broker knows this consumer now."""
         return self._present
+
+    @property
+    def problem(self) -> str:
+        """See the port."""
+        return "" if self._present else self._problem
 
     async def start(self) -> None:
         """Open the flow and keep it open.
@@ -175,10 +196,21 @@ class AmqpConsumer:
                 await self._open()
                 failures = 0
             except (ChannelClosed, Unavailable) as error:
-                if failures == 0:
-                    _log.warning("queue cannot be consumed", queue=self._queue, reason=str(error))
+                told, self._problem = self._problem, self._why(error)
+                if failures == 0 or self._problem != told:
+                    _log.warning(
+                        "queue cannot be consumed", queue=self._queue, reason=self._problem
+                    )
                 await asyncio.sleep(_RETRY_S[min(failures, len(_RETRY_S) - 1)])
                 failures += 1
+
+    def _why(self, error: ChannelClosed | Unavailable) -> str:
+        if isinstance(error, ChannelClosed) and error.code == NOT_FOUND:
+            return (
+                f"{self._names.work_queue(self._queue)} does not exist at {self._link.target}: "
+                "run `taskyard broker apply`; it is consumed as soon as it is there"
+            )
+        return str(error)
 
     async def _open(self) -> None:
         """Consume on a new channel, with the broker's patience set where that is possible."""
@@ -194,6 +226,7 @@ class AmqpConsumer:
         if not exact:  # a classic queue refuses to be told how patient it is to be
             await self._consume(exact=False)
         self._present = True
+        self._problem = ""
 
     async def _consume(self, *, exact: bool) -> None:
         channel = await self._link.channel()
@@ -202,13 +235,13 @@ class AmqpConsumer:
         elif self._link.server_version >= EXACT_COUNTS:
             patience_ms = None  # classic queues of this version wait for ever
         else:
-            patience_ms = round(ASSUMED_PATIENCE_S * 1000)
+            patience_ms = round(self._timeout_s * 1000)
         self._channel = channel
         self._counted = exact
         self._intake = Intake(channel, patience_ms=patience_ms)
         self._intake.on_settled = self._settled
         self._grants, self._spent = [], []
-        channel.on_close.append(lambda _: self._gone(channel))
+        channel.on_close.append(lambda reason: self._gone(channel, reason))
         if not channel.is_open:
             raise channel.reason or Unavailable("the channel is closed")
         try:
@@ -217,8 +250,14 @@ class AmqpConsumer:
             channel.discard()
             raise
 
-    def _gone(self, channel: Channel) -> None:
+    def _gone(self, channel: Channel, reason: TaskyardError) -> None:
         if self._channel is channel:
+            if self._present and isinstance(reason, ChannelClosed):
+                _log.warning(
+                    "the broker ended a channel; its jobs come again",
+                    queue=self._queue,
+                    reason=str(reason),
+                )
             self._present = False
             self._arrived.clear()  # the broker gives them to others
             self._grants, self._spent = [], []

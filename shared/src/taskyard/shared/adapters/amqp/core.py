@@ -15,7 +15,7 @@ from taskyard.shared.adapters.amqp.outgoing import Raw
 from taskyard.shared.adapters.amqp.publisher import CONFIRMED, Publisher
 from taskyard.shared.adapters.amqp.url import parse_url
 from taskyard.shared.clock import SystemClock
-from taskyard.shared.errors import Unavailable
+from taskyard.shared.errors import ConfigurationError, Unavailable
 from taskyard.shared.naming import check_namespace
 
 if TYPE_CHECKING:
@@ -109,9 +109,20 @@ class Core:
         return self._reader if self._reader_opened else None
 
     async def link(self, role: str, *, heartbeat_s: float | None = None) -> Link:
-        """Open a further connection, which is closed with the broker or by `drop`."""
+        """Open a further connection, which is closed with the broker or by `drop`.
+
+        Raises:
+            Unavailable: that is not possible now. Also where the broker refuses what it took
+                before: it came back without its users or virtual hosts, and may get them again.
+
+        """
         link = self._make(role, heartbeat_s or self.options.heartbeat_s)
-        await link.open()
+        try:
+            await link.open()
+        except ConfigurationError as error:
+            if not self.publish_link.generation:
+                raise
+            raise Unavailable(str(error)) from error
         self._links.append(link)
         return link
 

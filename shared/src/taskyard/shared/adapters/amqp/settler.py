@@ -79,7 +79,11 @@ class Settler:
             failed = _failed(batch, plan, receipts)
             for index in publishing:
                 statuses[index] = SettleStatus.UNDONE
-            self._ack(batch, [index for index in publishing if index not in failed], statuses)
+            stored = [index for index in publishing if index not in failed]
+            self._ack(batch, stored, statuses)
+            for index in stored:
+                if statuses[index] is SettleStatus.LOST:
+                    statuses[index] = SettleStatus.STORED
         return statuses
 
     async def record(self, records: Iterable[FeedRecord], *, deadline_s: float) -> bool:

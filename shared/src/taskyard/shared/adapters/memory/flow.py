@@ -36,6 +36,11 @@ class MemoryConsumer:
         return self in self._lane.flows
 
     @property
+    def problem(self) -> str:
+        """Nothing that it could tell keeps it away."""
+        return ""
+
+    @property
     def has_credit(self) -> bool:
         """Whether it may be handed one more."""
         return self._held < self._credit

@@ -73,6 +73,10 @@ class SqlConsumer:
     def present(self) -> bool:
         return not self._is_stopped and self._engine.is_open
 
+    @property
+    def problem(self) -> str:
+        return ""  # its absence is its end
+
     async def take(self) -> Sequence[Delivery]:
         while not self._buffer:
             if self._is_stopped:

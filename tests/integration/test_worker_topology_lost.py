@@ -1,0 +1,146 @@
+"""A worker whose queues, exchanges or whole broker are taken away and set up again, on RabbitMQ."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from urllib.parse import quote
+
+import pytest
+
+from support.broker import BrokerUnderTest
+from support.eventually import eventually
+from support.process import run_taskyard
+from support.rig import QUEUE, SELFTEST, Rig
+from support.server import vhost_of
+from taskyard.shared.broker import ORPHANS
+from taskyard.shared.control import pause_record
+from taskyard.shared.errors import Unroutable
+
+AGAIN_WITHIN_S = 10.0
+
+
+@pytest.fixture
+def target(amqp_url, rabbitmq_node):
+    return BrokerUnderTest(
+        url=amqp_url,
+        kind="rabbitmq",
+        version=rabbitmq_node.version,
+        management_url=rabbitmq_node.management_url,
+    )
+
+
+async def apply(rig: Rig) -> None:
+    """Set the broker up as an operator does."""
+    code, output = await asyncio.to_thread(
+        run_taskyard, "broker", "apply", SELFTEST, log=rig.folder / "apply.log", env=rig.env()
+    )
+    assert code == 0, output
+
+
+async def unready(rig: Rig, worker, *words: str) -> None:
+    """Wait until the worker says that it is not ready, in these words, though it lives."""
+    said = ""
+
+    async def says() -> bool:
+        nonlocal said
+        answer = await rig.probe(worker, "/readyz")
+        said = " ".join(answer.json()["problems"])
+        return answer.status_code == 503 and all(word in said for word in words)
+
+    await eventually(says, within=15, every=0.1, hint=f"unready with {words}")
+    assert (await rig.probe(worker, "/livez")).status_code == 200
+
+
+async def put_aside(rig: Rig) -> list[str]:
+    """Return the ids of the jobs that wait for a human."""
+    return [job.envelope.id for queue in (QUEUE, ORPHANS) async for job in rig.broker.parked(queue)]
+
+
+async def works_again(rig: Rig, worker) -> None:
+    """Wait until a job sent now is run by the same process, in time."""
+    await rig.ready(worker, within=AGAIN_WITHIN_S)
+    (job_id,) = await rig.send(rig.note("again"))
+    await eventually(lambda: rig.seen(job_id), within=AGAIN_WITHIN_S)
+    assert worker.is_running
+
+
+async def test_a_deleted_queue_is_named_and_consumed_again(
+    target, rabbitmq_node, taskyard, tmp_path
+):
+    """Pains 3 and 16: the broker cancels the consumer; the worker says which queue is missing and
+    what to do, and consumes within 10 s of its return, without a restart.
+    """
+    async with Rig(target, taskyard, tmp_path) as rig:
+        worker = await rig.worker("--concurrency", "2")
+        await rig.send(rig.job("sleep", {"seconds": 3}))  # its delivery goes with the queue
+
+        async def running() -> bool:
+            return await rig.metric(worker, "jobs_running", queue=QUEUE) == 1
+
+        await eventually(running)
+        await rabbitmq_node.delete_queue(target.url, f"taskyard.q.{QUEUE}")
+        await unready(rig, worker, f"taskyard.q.{QUEUE}", "taskyard broker apply")
+        await apply(rig)
+        await works_again(rig, worker)
+
+
+async def test_a_broker_that_came_back_empty_is_named_and_used_again(
+    target, rabbitmq_node, taskyard, tmp_path
+):
+    """Pain 4: everything is gone after a reconnect. The worker and producers say what is missing
+    and what to do; set up again, the same processes go on, and a pause is honoured as before.
+    """
+    management = rabbitmq_node.blocking.management
+    vhost = vhost_of(target.url)
+    async with Rig(target, taskyard, tmp_path) as rig:
+        worker = await rig.worker("--concurrency", "2")
+        await works_again(rig, worker)
+        await asyncio.to_thread(management.delete_vhost, vhost)
+        await asyncio.to_thread(management.add_vhost, vhost)
+        await unready(rig, worker, f"taskyard.q.{QUEUE}", "control log", "taskyard broker apply")
+
+        async def refused() -> bool:
+            try:
+                await rig.producer.send(rig.note("nowhere"))
+            except Unroutable as error:
+                return "taskyard broker apply" in str(error)
+            except Exception:  # the connection is on its way back
+                return False
+            raise AssertionError("a job was accepted by an empty broker")
+
+        await eventually(refused, within=20, every=0.2)
+        await apply(rig)
+        await works_again(rig, worker)
+        await rig.intend(pause_record(QUEUE, by="test", at_ms=rig.broker.now_ms()))
+        await worker.wait_line("queue paused", within=AGAIN_WITHIN_S)
+
+
+@pytest.mark.parametrize("gone", ["tasks", "parked", "lot"])
+async def test_jobs_survive_the_loss_of_what_they_are_published_to(
+    target, rabbitmq_node, taskyard, tmp_path, gone
+):
+    """Pain 10: what must be retried or parked, and cannot, keeps its delivery and is tried again
+    until the exchange is back; without its parking lot it is put with the orphans.
+    """
+    management = rabbitmq_node.blocking.management
+    vhost = quote(vhost_of(target.url), safe="")
+    async with Rig(target, taskyard, tmp_path) as rig:
+        worker = await rig.worker("--concurrency", "2")
+        task, args = ("retry", {"in_seconds": 0}) if gone == "tasks" else ("hold", {})
+        await rig.send(rig.job("sleep", {"seconds": 1}))
+        (job_id,) = await rig.send(rig.job(task, args, delay=1.0))
+        if gone == "lot":
+            await rabbitmq_node.delete_queue(target.url, f"taskyard.parked.{QUEUE}")
+            (orphan,) = await rig.parked(queue=ORPHANS)
+            assert orphan.envelope.id == job_id
+            return
+        path = f"exchanges/{vhost}/taskyard.{gone}"
+        await asyncio.to_thread(management.request, "DELETE", path)
+        await worker.wait_line("settlements are tried again", within=15)
+        assert json.loads(await worker.wait_line("settlements are tried again"))["settlements"] == 1
+        await apply(rig)
+        if gone == "parked":  # with the orphans, if it came between the exchange and its binding
+            assert await eventually(lambda: put_aside(rig), within=15, every=0.2) == [job_id]
+        await rig.emptied()
+        await works_again(rig, worker)
