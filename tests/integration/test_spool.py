@@ -61,7 +61,7 @@ async def arrived(url: str, number: int, *, queue: str = mail.name) -> list[Deli
 
 
 def names(found: list[Delivery]) -> list[str]:
-    return [json.loads(each.envelope.body)["to"] for each in found]
+    return [str(json.loads(each.envelope.body)["to"]) for each in found]
 
 
 async def left_in(spool: str) -> tuple[int, int]:
