@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from support.accounting import BROKER_KILLED
 from support.attack import Size
 from support.broker import BrokerUnderTest
 from support.fixtures import StartTaskyard
 from support.numbered import BATCH
 from support.schedule import schedule
 from support.siege import Siege
-from support.strikes import BROKER_KILLED, CONNECTIONS_CUT, SENDER_KILLED, WORKER_KILLED
+from support.strikes import CONNECTIONS_CUT, SENDER_KILLED, WORKER_KILLED
 
 
 @pytest.mark.breaks_broker

@@ -13,8 +13,9 @@ from support.eventually import eventually
 from support.process import run_taskyard
 from support.rig import QUEUE, SELFTEST, Rig
 from support.server import vhost_of
+from taskyard.broker_setup.intents import read_intents
 from taskyard.shared.broker import ORPHANS
-from taskyard.shared.control import pause_record
+from taskyard.shared.control import cancel_record, pause_record, resume_record
 from taskyard.shared.errors import Unroutable
 
 AGAIN_WITHIN_S = 10.0
@@ -144,3 +145,38 @@ async def test_jobs_survive_the_loss_of_what_they_are_published_to(
             assert await eventually(lambda: put_aside(rig), within=15, every=0.2) == [job_id]
         await rig.emptied()
         await works_again(rig, worker)
+
+
+async def test_intents_outlive_their_log(target, rabbitmq_node, taskyard, tmp_path):
+    """Promise 5: the stream is deleted and made anew: what the workers know of it is in it again, so
+    that one that starts later honours a pause and a cancel; what was resumed meanwhile stays so.
+    """
+    names = (QUEUE, "other", "meanwhile")
+    async with Rig(target, taskyard, tmp_path, queues=names) as rig:
+        worker = await rig.worker("--queues", QUEUE)
+        now_ms = rig.broker.now_ms()
+        cancelled = rig.note("cancelled")
+        await rig.intend(
+            *(pause_record(name, by="night shift", at_ms=now_ms) for name in names),
+            cancel_record(cancelled.id, by="night shift", at_ms=now_ms),
+        )
+        await worker.wait_line("paused", within=10)
+        await rabbitmq_node.delete_queue(target.url, "taskyard.control")
+        await unready(rig, worker, "control log", "taskyard broker apply")
+        await apply(rig)
+        await rig.intend(resume_record("meanwhile", by="day shift", at_ms=now_ms + 1))
+
+        async def written_again() -> bool:
+            paused = (await read_intents(rig.broker)).paused(now_ms)
+            return set(paused) == {QUEUE, "other"}
+
+        await eventually(written_again, within=20, every=0.2)
+        worker.terminate()
+        assert await worker.wait_exit(within=20) == 0
+        await rig.worker("--queues", QUEUE)
+        await rig.send(cancelled, rig.note("waits"))
+        await rig.intend(resume_record(QUEUE, by="day shift", at_ms=now_ms + 1))
+        (run,) = await rig.noted(1)
+        assert run["line"] == "waits"
+        await rig.emptied()
+        assert rig.seen(cancelled.id) == []

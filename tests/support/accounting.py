@@ -15,6 +15,9 @@ from pathlib import Path
 
 #: Clocks of processes on one machine agree, but a note is written a little after the fact.
 LEEWAY_S = 0.05
+#: Two causes that explain a second run which looks like the first.
+SENT_AGAIN = "sent again, its confirm was lost"
+BROKER_KILLED = "broker killed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,8 @@ class Books:
     runs: dict[int, list[Run]] = field(default_factory=lambda: defaultdict(list))
     """By number, in the order of their starts."""
     tried: set[int] = field(default_factory=set)
+    tried_at: dict[int, float] = field(default_factory=dict)
+    """When each was tried first, in seconds since the epoch."""
     confirmed: set[int] = field(default_factory=set)
     again: set[int] = field(default_factory=set)
     """Sent again, because the first confirm never came: the broker may hold them twice."""
@@ -70,12 +75,14 @@ class Books:
         return books
 
     def _read_sender(self, lines: Iterable[Sequence[str]]) -> None:
-        for kind, _, *numbers in lines:
+        for kind, at, *numbers in lines:
             if kind == "again":
                 self.again.update(map(int, numbers))
-            else:
-                into = self.tried if kind == "trying" else self.confirmed
-                into.update(range(*map(int, numbers)))
+                continue
+            some = range(*map(int, numbers))
+            (self.tried if kind == "trying" else self.confirmed).update(some)
+            for number in some:
+                self.tried_at.setdefault(number, float(at))
 
     def _read_worker(self, lines: Iterable[Sequence[str]]) -> None:
         # A job that was sent again may run twice at once: each end belongs to the earliest start.
@@ -105,7 +112,7 @@ class Account:
     unexplained: list[tuple[Run, Run]] = field(default_factory=list)
     """Second runs though nothing happened to the first."""
     unmarked: list[tuple[Run, Run]] = field(default_factory=list)
-    """Second runs that cannot be told from the first."""
+    """Second runs that look like a first one, though nothing excuses it."""
     faults: Sequence[Fault] = ()
     charged: set[int] = field(default_factory=set)
     """Jobs of which an attempt was counted that never failed."""
@@ -159,32 +166,40 @@ def account(books: Books, faults: Sequence[Fault], parked: Collection[int] = ())
         if any(run.attempt > 1 for run in runs):
             found.charged.add(number)
         for first, second in pairwise(runs):
-            _explain(found, first, second, causes, sent_again=number in books.again)
+            cause = _cause(first, second, books, causes)
+            if cause is None:
+                found.unexplained.append((first, second))
+                continue
+            found.reasons[cause] += 1
+            if first.job != second.job or not _marked(first, second, cause):
+                found.unmarked.append((first, second))
     return found
 
 
-def _explain(found: Account, first: Run, second: Run, causes: _Causes, *, sent_again: bool) -> None:
+def _cause(first: Run, second: Run, books: Books, causes: _Causes) -> str | None:
+    """Return why there was a second run, as far as what was done can explain it."""
     # A process that was cut off may start last what the broker has given to another before.
-    cause = causes.between(first.pid, first.start, second.start) or causes.between(
-        second.pid, first.start, second.start
-    )
-    if cause is None and sent_again:
+    cause = causes.between((first.pid, 0), first.start, second.start)
+    cause = cause or causes.between((second.pid, 0), first.start, second.start)
+    number = second.number
+    if cause is None and number in books.again:
         # The broker may hold it twice: as the same job, each with its own deliveries.
-        cause = "sent again, its confirm was lost"
-    if cause is None:
-        found.unexplained.append((first, second))
-        return
-    found.reasons[cause] += 1
-    if first.job != second.job or not (sent_again or _differ(first, second)):
-        found.unmarked.append((first, second))
+        return SENT_AGAIN
+    if cause is None and second.deliveries > 1:
+        # The copy that counts a death is published again where its confirm was lost, or stays
+        # beside the original where whoever published it died: both run, after the fault.
+        earlier = causes.between(None, books.tried_at.get(number, first.start), second.start)
+        return None if earlier is None else f"counted twice, {earlier}"
+    return cause
 
 
-def _differ(first: Run, second: Run) -> bool:
-    """Say whether the second run can be told from the first by its count of deliveries."""
-    if first.end is None:
-        return second.deliveries > first.deliveries
-    # Both ended: one of them held a delivery that was no longer its own, and may have begun last.
-    return second.deliveries != first.deliveries
+def _marked(first: Run, second: Run, cause: str) -> bool:
+    """Say whether one of two runs tells that it may not be the only one.
+
+    A broker that is killed forgets what it had marked, and who sends again sends the same job:
+    those are known by the job's id and attempt alone.
+    """
+    return cause in {SENT_AGAIN, BROKER_KILLED} or max(first.deliveries, second.deliveries) > 1
 
 
 class _Causes:
@@ -199,9 +214,9 @@ class _Causes:
             pid: [fault.until + LEEWAY_S for fault in some] for pid, some in by_pid.items()
         }
 
-    def between(self, pid: int, since: float, until: float) -> str | None:
-        """Return what the process, or every connection, suffered then; the process's own first."""
-        for victim in (pid, 0):
+    def between(self, victims: Iterable[int] | None, since: float, until: float) -> str | None:
+        """Return what the first of the victims that suffered anything then did; None means any."""
+        for victim in self._by_pid if victims is None else victims:
             some = self._by_pid.get(victim, [])
             # The first that was not over when the stretch began.
             place = bisect_left(self._ends.get(victim, []), since)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from support.accounting import BROKER_KILLED
 from support.broker import BrokerUnderTest
 from support.crew import Crew
 from support.process import Program
@@ -19,7 +20,6 @@ CONNECTIONS_CUT = "connections cut"
 CONNECTIONS_CLOSED = "connections closed by the broker"
 HALF_OPEN = "connections half open"
 STALLED = "network stalled"
-BROKER_KILLED = "broker killed"
 BROKER_RESTARTED = "broker restarted"
 MEMORY_ALARM = "memory alarm"
 

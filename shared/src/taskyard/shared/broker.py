@@ -327,12 +327,14 @@ class ControlBatch:
         records: what was written.
         position: pass it to `follow_control` to go on behind them.
         caught_up: everything that was in the log when following began has been seen.
+        anew: the log is not the one that `follow_control` was to go on with; this is its start.
 
     """
 
     records: tuple[ControlRecord, ...]
     position: int
     caught_up: bool
+    anew: bool = False
 
 
 class FeedConsumer(Protocol):

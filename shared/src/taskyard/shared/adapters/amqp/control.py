@@ -15,6 +15,7 @@ from taskyard.shared.adapters.amqp.outgoing import Raw
 from taskyard.shared.adapters.amqp.publisher import CONFIRMED
 from taskyard.shared.broker import ControlBatch, PublishStatus
 from taskyard.shared.control import (
+    GENESIS,
     ControlRecord,
     ControlUnavailable,
     decode_records,
@@ -108,19 +109,24 @@ async def follow_control(core: Core, after: int | None) -> AsyncIterator[Control
     reader = _Reader(core)
     try:
         goal = await reader.open(after)
-        position = reader.position
+        position, anew = reader.position, reader.anew
         if goal is None or goal <= position:
-            yield ControlBatch(records=(), position=position, caught_up=True)
+            yield ControlBatch(records=(), position=position, caught_up=True, anew=anew)
+            anew = False
         while messages := await reader.take():
             records: list[ControlRecord] = []
             for offset, body in messages:
                 position = offset
                 records += decode_records(body)
+                if offset == 0:
+                    core.log_begun_ms = _begun_ms(records)
             yield ControlBatch(
                 records=tuple(records),
                 position=position,
                 caught_up=goal is None or position >= goal,
+                anew=anew,
             )
+            anew = False
             reader.ack()
     finally:
         await reader.close()
@@ -134,12 +140,14 @@ class _Reader:
 
     Attributes:
         position: the offset behind which it reads; -1 for all.
+        anew: the log is another one than was read before, and is read from its start.
 
     """
 
     def __init__(self, core: Core) -> None:
         """Prepare to read."""
         self.position = -1
+        self.anew = False
         self._core = core
         self._link: Link | None = None
         self._channel: Channel | None = None
@@ -160,9 +168,11 @@ class _Reader:
         except Unavailable as error:
             raise _unreadable(self._core, error) from error
         goal = await _last_offset(self._core, link)
-        if after is not None and (goal is None or goal < after):
+        if after is not None and (
+            goal is None or goal < after or await _is_another(self._core, link)
+        ):
             _log.warning("the control log was made anew; it is read from its start", was=after)
-            after = None
+            after, self.anew = None, True
         self.position = -1 if after is None else after
         self._channel = await _open_stream(self._core, link, _CREDIT)
         self._channel.on_close.append(lambda reason: self._end(str(reason)))
@@ -221,28 +231,50 @@ async def _last_offset(core: Core, link: Link) -> int | None:
     `last` attaches at the last chunk, whose first record comes first. A chunk is sent in one go,
     so an answer to a question asked after the first record comes behind the chunk's last.
     """
-    channel = await _open_stream(core, link, _CHUNK_CREDIT)
-    seen = -1
+    chunk = await _chunk(core, link, "last", credit=_CHUNK_CREDIT)
+    return max(map(_offset_of, chunk), default=None)
+
+
+async def _is_another(core: Core, link: Link) -> bool:
+    """Tell whether the log is not the one that was read before, though it is as long.
+
+    A log begins with the instant at which it was made; one that retention has shortened is old.
+    """
+    if core.log_begun_ms is None:
+        return False
+    for message in await _chunk(core, link, "first", credit=1):
+        if _offset_of(message) == 0:
+            return _begun_ms(decode_records(message.body)) != core.log_begun_ms
+    return False
+
+
+def _begun_ms(records: Sequence[ControlRecord]) -> int | None:
+    return next((record.at for record in records if record.op == GENESIS), None)
+
+
+async def _chunk(core: Core, link: Link, where: str, *, credit: int) -> list[Message]:
+    """Return the messages of the first or the last chunk; none if the log is empty."""
+    channel = await _open_stream(core, link, credit)
+    seen: list[Message] = []
     shown = asyncio.Event()
 
     def on_message(message: Message) -> None:
-        nonlocal seen
-        seen = max(seen, _offset_of(message))
+        seen.append(message)
         shown.set()
 
     channel.on_close.append(lambda _: shown.set())
     try:
-        await channel.consume(core.names.control, on_message, arguments={_OFFSET: "last"})
+        await channel.consume(core.names.control, on_message, arguments={_OFFSET: where})
         async with asyncio.timeout(_SHOWN_S):
             await shown.wait()
-        await channel.call("basic_qos", prefetch_count=_CHUNK_CREDIT)
+        await channel.call("basic_qos", prefetch_count=credit)
     except TimeoutError:
-        return None
+        return []
     except (ChannelClosed, Unavailable) as error:
         raise _unreadable(core, error) from error
     finally:
         await channel.close()
-    return seen if seen >= 0 else None
+    return seen
 
 
 async def _open_stream(core: Core, link: Link, credit: int) -> Channel:

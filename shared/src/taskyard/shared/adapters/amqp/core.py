@@ -68,6 +68,8 @@ class Core:
             clock=self.clock,
         )
         self.recording = False
+        #: When the control log that was read was begun, in milliseconds since the epoch.
+        self.log_begun_ms: int | None = None
         self.closed = False
         self._reader = self._make("consume", options.heartbeat_s)
         self._reader_open = asyncio.Lock()
