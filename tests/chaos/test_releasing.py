@@ -111,6 +111,8 @@ async def test_a_release_whose_terminal_is_closed(pile: Pile, number: signal.Sig
         stdout=terminal,
         stderr=terminal,
         start_new_session=True,
+        # A test run under `nohup` ignores it, and its children inherit that, and honour it.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     ) as releaser:
         os.close(terminal)
         try:
