@@ -24,6 +24,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("size", sizes)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the short form out where a neighbour's shows as much."""
+    out = [item for item in items if item.get_closest_marker("in_full") and not _is_full(item)]
+    if out:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if item not in set(out)]
+
+
+def _is_full(item: pytest.Item) -> bool:
+    spec = getattr(item, "callspec", None)
+    return spec is not None and spec.params["size"].full
+
+
 @pytest.fixture
 def seed() -> int:
     """What every choice of an attack is drawn from; printed, so that it can be made again."""

@@ -128,6 +128,7 @@ async def test_a_worker_does_not_grow(size: Size, rig: Soak) -> None:
     judge(rig, await rig.soak(size, "noop", size.of(30_000, millions(rig))), size)
 
 
+@pytest.mark.in_full
 async def test_a_worker_without_a_ledger_does_not_grow(
     size: Size, broker_url: BrokerUnderTest, taskyard: StartTaskyard, tmp_path: Path
 ) -> None:
@@ -136,6 +137,7 @@ async def test_a_worker_without_a_ledger_does_not_grow(
         judge(rig, await rig.soak(size, "noop", size.of(30_000, millions(rig))), size)
 
 
+@pytest.mark.in_full
 @pytest.mark.parametrize("kind", ["mixed", "threaded"])
 async def test_a_worker_in_trouble_does_not_grow(size: Size, rig: Soak, kind: str) -> None:
     """Threads; and retries, parks, failures, and one job in ten that raises from a depth, with an

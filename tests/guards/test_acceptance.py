@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
 
@@ -36,9 +35,5 @@ def test_everything_that_is_named_exists(page: str, least: int) -> None:
         if not path.exists():
             path = SUITE / f"{module.removeprefix('conformance/')}.py"
         assert path.exists(), module
-        tests = {
-            node.name
-            for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        }
+        tests = set(re.findall(r"def (test_\w+)\(", path.read_text()))
         assert not test or test in tests, f"{module}::{test}"
