@@ -250,6 +250,26 @@ async def test_a_full_spool_says_so(url: str, spool: str) -> None:
             assert not (await producer.send(write, to="after")).spooled
 
 
+async def test_a_file_that_is_taken_away_stops_nobody(url: str, spool: str, tmp_path: Path) -> None:
+    """Removed while jobs are in it: that is said, and once the broker is back it gets the jobs that
+    are sent from then on.
+    """
+    async with Proxy.to(url) as proxy, AsyncProducer(proxy.url(url), spool=spool) as producer:
+        await producer.send(write, to="before")
+        proxy.refuse()
+        await eventually(lambda: "broker_connected 0.0" in producer.metrics.expose().decode())
+        assert (await producer.send(write, to="lost with its file")).spooled
+        for path in tmp_path.glob("spool.db*"):
+            if path.is_file():
+                path.unlink()
+        proxy.resume()
+
+        async def goes_through() -> bool:
+            return not (await producer.send(write, to="after")).spooled
+
+        await eventually(goes_through, within=30, every=0.5)
+
+
 async def test_no_secret_is_in_the_file(
     url: str, spool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

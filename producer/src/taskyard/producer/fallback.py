@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from taskyard.producer.flusher import Flusher
 from taskyard.producer.spool import BATCH
 from taskyard.shared.broker import PublishStatus, Receipt
-from taskyard.shared.errors import SpoolFailed
+from taskyard.shared.errors import SpoolFailed, TaskyardError
 from taskyard.shared.logs import get_logger
 
 if TYPE_CHECKING:
@@ -152,10 +152,21 @@ class Fallback:
 
     async def _flush(self) -> None:
         """Empty the spool and turn back to the broker, with no job between the two."""
-        await self._flusher.run()
-        while not self._spool.idle:
-            await asyncio.sleep(0)
+        try:
             await self._flusher.run()
+            while not self._spool.idle:
+                await asyncio.sleep(0)
+                await self._flusher.run()
+        except TaskyardError as error:
+            # Somebody has removed or damaged the file: a broker that takes jobs must not wait for it.
+            self._looked = False
+            self._look_again_s = self._clock.monotonic_s() + _LOOK_AGAIN_S
+            _log.error(
+                "the spool cannot be emptied now: jobs go to the broker only",
+                spool=self._spool.url,
+                problem=str(error),
+            )
+        else:
+            _log.info("the spool is empty: jobs go to the broker again", spool=self._spool.url)
         self.spooling = False
         self._flushing = None
-        _log.info("the spool is empty: jobs go to the broker again", spool=self._spool.url)
