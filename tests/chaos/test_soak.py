@@ -148,6 +148,7 @@ async def test_a_worker_in_trouble_does_not_grow(size: Size, rig: Soak, kind: st
     judge(rig, curves, size, each_bytes=2 * LEAK_BYTES, share=0.04)
 
 
+@pytest.mark.in_full
 @pytest.mark.server_only
 async def test_cut_connections_leave_nothing_behind(size: Size, rig: Soak) -> None:
     """Every connection of a worker is cut, again and again, as soon as it works again: what it
