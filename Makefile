@@ -7,8 +7,9 @@ PACKAGES := shared producer broker_setup workers
 DECLARED := constraints.txt pyproject.toml $(PACKAGES:%=%/pyproject.toml) scripts/setup
 # Tests side by side; those that watch or time whole processes always run alone.
 JOBS ?= 2
-# Long tests run in CI (set CI=1 to run them here).
-ALONE := $(if $(CI),system or slow,system and not slow)
+# Long tests run in CI (set CI=1 to run them here); most of them wait, so they wait side by side.
+BESIDE := $(if $(CI),not system,not system and not slow)
+ALONE := $(if $(CI),system,system and not slow)
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -51,7 +52,7 @@ prometheus: .venv/.dev
 	@scripts/ensure-prometheus
 
 test: .venv/.dev rabbitmq prometheus ## all tests; on a fresh machine this installs what they need first
-	$(PY) -m pytest -n $(JOBS) -m "not system and not slow" $(ARGS)
+	$(PY) -m pytest -n $(JOBS) -m "$(BESIDE)" $(ARGS)
 	$(PY) -m pytest -m "$(ALONE)" $(ARGS)
 
 test-unit: .venv/.dev ## the tests that need no server

@@ -24,6 +24,7 @@ from support.strikes import (
 )
 
 
+@pytest.mark.in_full
 @pytest.mark.breaks_broker
 async def test_nothing_is_lost_in_foul_weather(
     size: Size, seed: int, broker_url: BrokerUnderTest, taskyard: StartTaskyard, tmp_path: Path

@@ -95,6 +95,7 @@ def sent(program: Program) -> set[str]:
     return {f"job-{line.split()[1]}" for line in program.lines if line.startswith("sent ")}
 
 
+@pytest.mark.in_full
 @pytest.mark.breaks_broker
 async def test_an_outage_under_load(
     size: Size, private_node: Node, private_amqp_url: str, tmp_path: Path
@@ -136,6 +137,7 @@ async def test_an_outage_under_load(
     assert len(ids) - jobs <= per_second
 
 
+@pytest.mark.in_full
 @pytest.mark.breaks_broker
 async def test_a_program_dies_in_the_outage(
     size: Size, private_node: Node, private_amqp_url: str, tmp_path: Path

@@ -33,6 +33,7 @@ async def replay(broker, after: int | None = None) -> tuple[list[ControlRecord],
     raise AssertionError("the log ended")
 
 
+@pytest.mark.system
 @pytest.mark.slow
 async def test_a_hundred_thousand_records_are_read_in_seconds(amqp_url: str) -> None:
     """A worker that starts with 100 000 bulk records has read them in well under 5 s."""

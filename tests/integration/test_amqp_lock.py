@@ -76,6 +76,7 @@ async def test_a_death_while_the_lock_is_taken_leaves_none(
             await lease.release()
 
 
+@pytest.mark.system
 @pytest.mark.slow
 async def test_a_frozen_holder_loses_the_lock_and_learns_it(amqp_url: str, tmp_path: Path) -> None:
     """A suspended holder is replaced after missed heartbeats, and knows it when it wakes."""

@@ -63,6 +63,7 @@ async def test_a_pile_is_counted_by_what_it_failed_with(pile: Pile) -> None:
 # ---------------------------------------------------------------- pace
 
 
+@pytest.mark.system
 @pytest.mark.slow
 async def test_a_hundred_at_ten_a_second(pile: Pile) -> None:
     """100 jobs at 10/s take 10 ± 2 s, evenly, in the order of parking, and others see the lot
@@ -83,6 +84,7 @@ async def test_a_hundred_at_ten_a_second(pile: Pile) -> None:
     assert [run["job"] for run in pile.seen()] == parked
 
 
+@pytest.mark.system
 @pytest.mark.slow
 async def test_a_slow_release_that_is_killed_goes_on(pile: Pile) -> None:
     """SIGKILL in the middle and the same command again: each runs, none twice but those that were

@@ -170,6 +170,7 @@ async def test_a_fork_neither_uses_nor_keeps_the_handle(act, broker, tmp_path) -
     assert delivery.failures == 1
 
 
+@pytest.mark.system
 @pytest.mark.slow
 async def test_publishing_goes_on_beside_a_busy_process(act, broker, tmp_path) -> None:
     """A process that writes without a pause does not shut the others out."""

@@ -140,6 +140,7 @@ async def test_a_deadly_job_ends_parked_while_others_go_on(rig):
             assert await worker.wait_exit(within=20) == 0
 
 
+@pytest.mark.system
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["sleep", "spin"])
 async def test_time_to_run_is_kept(rig, task):
@@ -163,6 +164,7 @@ async def test_time_to_run_is_kept(rig, task):
         assert finished == 0
 
 
+@pytest.mark.system
 @pytest.mark.slow
 async def test_touch_keeps_a_long_job_alive(rig):
     """LQ-08, BS-09: six seconds of work under a time to run of two, in one attempt."""

@@ -128,6 +128,7 @@ async def test_intents_and_jobs_outlive_the_broker(rig):
         assert {run["job"] for run in runs} == set(ids[10:])
 
 
+@pytest.mark.system
 @pytest.mark.slow
 async def test_a_hundred_thousand_intents_are_read_in_seconds(rig):
     """Promise 5: a worker starts in under 5 s, and misses none of a thousand written meanwhile."""
@@ -156,6 +157,7 @@ async def test_a_hundred_thousand_intents_are_read_in_seconds(rig):
         assert rig.seen() == []
 
 
+@pytest.mark.system
 @pytest.mark.breaks_broker
 @pytest.mark.slow
 @pytest.mark.server_only
@@ -225,6 +227,7 @@ async def test_a_drain_does_what_is_ready_and_ends(rig):
         assert sorted(int(run["line"]) for run in rig.seen()) == list(range(10))
 
 
+@pytest.mark.system
 @pytest.mark.slow
 async def test_a_drain_ends_in_time_under_inflow(rig):
     """CR-04: twenty jobs a second for ever, `--max-time 4`: it ends after 4 to 5 s."""
@@ -257,6 +260,7 @@ async def test_an_idle_worker_is_there_at_once(rig):
         assert run["started"] - run["due"] < 1
 
 
+@pytest.mark.system
 @pytest.mark.slow
 async def test_more_workers_do_more(rig):
     """LQ-19: four processes do at least three times the work of one, for jobs that wait."""
