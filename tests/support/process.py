@@ -172,7 +172,7 @@ class Program:
 
     def proportional_bytes(self) -> int:
         """Return the memory that it and its descendants hold, shared pages divided fairly."""
-        return sum(process.memory_full_info().pss for process in self._tree())
+        return sum(map(self._proportional_bytes, self._tree()))
 
     def anonymous_bytes(self) -> int:
         """Return what it and its descendants have allocated, without what is mapped from files.
@@ -180,6 +180,14 @@ class Program:
         Unlike `proportional_bytes` it does not move when others begin or cease to share a library.
         """
         return sum(_anonymous_bytes(process.pid) for process in self._tree())
+
+    def _proportional_bytes(self, process: psutil.Process) -> int:
+        try:
+            return int(process.memory_full_info().pss)
+        except psutil.NoSuchProcess:
+            if process.pid == self.pid:
+                raise
+            return 0  # a child that has ended meanwhile
 
     def __enter__(self) -> Self:
         return self
