@@ -452,3 +452,20 @@ async def test_a_dead_node_of_the_list_is_passed_over(amqp_url: str, open_broker
     host = amqp_url.partition("@")[2].partition("/")[0]
     broker = await open_broker(amqp_url.replace(host, f"127.0.0.1:1,{host}"))
     assert broker.connected
+
+
+async def test_a_stopped_consumer_is_given_no_more(open_broker: Open) -> None:
+    """Credit that is changed while a flow ends with a job still running, as calls do, must not open
+    it again: a job that it was then given would be stuck with it.
+    """
+    broker = await open_broker()
+    await set_up(broker, "work")
+    await broker.publish([job()], deadline_s=DEADLINE_S)
+    stopped = await broker.consume("work", credit=1)
+    await collect(stopped, 1)
+    await stopped.stop()
+    await stopped.set_credit(5)
+    sent = job()
+    await broker.publish([sent], deadline_s=DEADLINE_S)
+    (delivery,) = await collect(await broker.consume("work", credit=1), 1)
+    assert delivery.envelope.id == sent.id

@@ -140,6 +140,8 @@ class AmqpConsumer:
 
     async def set_credit(self, credit: int) -> None:
         """Change how many deliveries may be unsettled at once; 0 lets none in."""
+        if self._stopped:
+            return  # nobody takes from it any more: what came would stay there, unsettled
         self._credit = credit
         await self._adjust()
 
