@@ -76,10 +76,13 @@ async def test_a_killed_node_begins_anew_for_the_next_test(
 
 @pytest.mark.slow
 async def test_a_restart_keeps_messages(private_node: Node, private_amqp_url: str) -> None:
-    """An orderly restart keeps data and addresses."""
+    """An orderly restart keeps data and addresses; the next test gets the node anew."""
     publish(private_amqp_url, "q", b"kept")
     await private_node.restart()
     assert get(private_amqp_url, "q") == b"kept"
+    private_node.blocking.mend()
+    with pytest.raises(ManagementError):
+        private_node.blocking.management.queues(vhost_of(private_amqp_url))
 
 
 @pytest.mark.parametrize("alarm", ["memory", "disk"])

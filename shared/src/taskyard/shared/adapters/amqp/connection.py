@@ -30,6 +30,8 @@ _KINDS: Final = frozenset({METHOD, HEADER, BODY, 4, 8})
 _ACCESS_REFUSED: Final = 403
 _NOT_ALLOWED: Final = 530
 _CONNECT_S: Final = 5.0
+#: How long a connection that was given up may still take to have a transport.
+_CONNECTING_S: Final = 0.1
 _HANDSHAKE_S: Final = 10.0
 #: pika reads 4 KiB at a time, and takes what it read apart once per frame.
 _READ_BYTES: Final = 64 * 1024
@@ -111,6 +113,7 @@ class Connection(AsyncioConnection):  # type: ignore[misc]
         #: Who reads the hot frames of a channel, by its number.
         self.inbound: dict[int, Inbound] = {}
         self._rest = b""
+        self._given_up = False
         super().__init__(
             parameters,
             on_open_callback=on_open,
@@ -120,11 +123,20 @@ class Connection(AsyncioConnection):  # type: ignore[misc]
         )
 
     def abort(self) -> None:
-        """Drop the socket without a goodbye; `on_end` follows."""
+        """Drop the socket without a goodbye; `on_end` follows.
+
+        While pika has no transport yet, it is dropped when it is there, or after `_CONNECTING_S`:
+        between the two, pika's own abort leaves the socket open, or fails.
+        """
+        self._given_up = True
         if self._transport is not None:
             self._error = pika.exceptions.ConnectionOpenAborted("aborted")
             self._transport.abort()
-        elif self._connection_workflow is not None:
+        else:
+            asyncio.get_running_loop().call_later(_CONNECTING_S, self._stop_connecting)
+
+    def _stop_connecting(self) -> None:
+        if self._transport is None and self._connection_workflow is not None:
             self.close()
 
     @property
@@ -200,3 +212,5 @@ class Connection(AsyncioConnection):  # type: ignore[misc]
     def _proto_connection_made(self, transport: Any) -> None:
         transport._MAX_RECV_BYTES = _READ_BYTES
         super()._proto_connection_made(transport)
+        if self._given_up:
+            self.abort()

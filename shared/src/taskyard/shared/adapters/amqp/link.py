@@ -25,6 +25,7 @@ _log = get_logger(__name__)
 _FIRST_GAP_S: Final = 0.2
 _LONGEST_GAP_S: Final = 5.0
 _CLOSE_S: Final = 3.0
+_ABORT_S: Final = 0.3
 
 # pika logs each lost connection several times as an error; the link says it once, with what
 # follows. Whoever sets a level of their own keeps it.
@@ -247,6 +248,8 @@ class Link:
                 await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError:
                 connection.abort()
+                # pika closes the socket some turns of the loop later; the loop may end before.
+                await asyncio.wait([ended], timeout=_ABORT_S)
                 raise
             if opened.done() and not ended.done():
                 self._connected(connection)
