@@ -180,3 +180,49 @@ async def test_intents_outlive_their_log(target, rabbitmq_node, taskyard, tmp_pa
         assert run["line"] == "waits"
         await rig.emptied()
         assert rig.seen(cancelled.id) == []
+
+
+#: Has the broker drop a queue's consumers and tell nobody: a classic queue is a process, a quorum
+#: queue a Raft machine.
+FORGET = """
+{ok, Queue} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"VHOST">>, queue, <<"taskyard.q.QUEUE">>)),
+Forget = fun(Server, Channel, Tag) when is_pid(Server) ->
+                 gen_server2:call(Server, {basic_cancel, Channel, Tag, undefined, <<"test">>});
+            (Server, Channel, Tag) ->
+                 ra:process_command(Server, rabbit_fifo:make_checkout({Tag, Channel}, cancel, #{}))
+         end,
+[Forget(amqqueue:get_pid(Queue), element(1, Consumer), element(2, Consumer))
+ || Consumer <- rabbit_amqqueue:consumers(Queue)].
+"""
+
+
+@pytest.mark.slow
+async def test_a_consumer_that_the_broker_forgot_is_opened_anew(
+    target, rabbitmq_node, taskyard, tmp_path
+):
+    """Pain 3: the broker drops the consumer and tells nobody. The worker sees that jobs are ready and
+    none comes, and consumes again by itself; the job that runs meanwhile is not disturbed.
+    """
+    forget = FORGET.replace("VHOST", vhost_of(target.url)).replace("QUEUE", QUEUE)
+    async with Rig(target, taskyard, tmp_path) as rig:
+        worker = await rig.worker("--concurrency", "2")
+        await rig.send(rig.job("sleep", {"seconds": 25}))
+
+        async def running() -> bool:
+            return await rig.metric(worker, "jobs_running", queue=QUEUE) == 1
+
+        await eventually(running)
+        assert "ok" in await rabbitmq_node.ctl("eval", forget)
+        (job_id,) = await rig.send(rig.note("waits"))
+        await eventually(lambda: rig.seen(job_id), within=30)
+        await worker.wait_line("jobs are ready and none is delivered")
+        assert await rig.metric(worker, "consumers_renewed_total", queue=QUEUE) == 1
+
+        async def ended() -> bool:
+            finished = await rig.metric(
+                worker, "jobs_finished_total", task="sleep", outcome="succeeded"
+            )
+            return finished == 1
+
+        await eventually(ended, within=30)
+        await rig.emptied()

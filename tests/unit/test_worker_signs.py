@@ -80,3 +80,11 @@ def test_a_port_in_use_is_a_clear_error():
             HealthServer("127.0.0.1", first.port, **shown)
     finally:
         first.close()
+
+
+@pytest.mark.parametrize(("starved_s", "dead"), [(29.0, False), (31.0, True)])
+def test_a_consumer_that_starves_for_long_is_dead(starved_s, dead):
+    """Pain 3: it was opened anew several times, and still gets nothing."""
+    problems = why_dead(Signs(lanes=(LaneSigns(queue="mail", starved_s=starved_s),)))
+    assert bool(problems) is dead
+    assert all("mail: jobs are ready and none is delivered" in problem for problem in problems)

@@ -110,6 +110,12 @@ TABLE: Final[tuple[Definition, ...]] = (
     Definition("broker_connected", "gauge", "1 while the broker is reachable.", combine="min"),
     Definition("broker_blocked", "gauge", "1 while the broker refuses publishes.", combine="max"),
     Definition("broker_reconnects", "counter", "Connections made again after a loss."),
+    Definition(
+        "consumers_renewed",
+        "counter",
+        "Consumers opened anew because they got nothing while jobs were ready.",
+        ("queue",),
+    ),
     Definition("unrecorded", "counter", "Outcomes that never reached the feed."),
     Definition("feed_dropped", "counter", "Feed items dropped by its bound."),
     Definition("loop_lag_seconds", "histogram", "How late the event loop runs.", (), _LAG),

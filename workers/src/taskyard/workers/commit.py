@@ -97,6 +97,11 @@ class Committer:
         flying = sum(map(len, self._flights.values()))
         return len(self._pending) + len(self._held) + len(self._undone) + flying
 
+    def owes(self, queue: str) -> bool:
+        """Return whether a delivery of `queue` has ended and still counts as unsettled."""
+        groups = (self._pending, self._held, self._undone, *self._flights.values())
+        return any(each.delivery.envelope.queue == queue for group in groups for each in group)
+
     def add(self, settlement: Settlement, then: Callable[[], None] | None = None) -> None:
         """Settle this as soon as possible, and call `then` when it is settled or lost."""
         if then is not None:

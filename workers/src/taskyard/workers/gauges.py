@@ -59,11 +59,11 @@ def signs_of(worker: Worker, clock: Clock) -> Signs:
         control_problem=worker.follower.problem,
         stopping=worker.signals.stop.is_set(),
         holding=worker.holding,
-        lanes=tuple(_signs_of(lane, now_s) for lane in list(worker.lanes.values())),
+        lanes=tuple(_signs_of(worker, lane, now_s) for lane in list(worker.lanes.values())),
     )
 
 
-def _signs_of(lane: Lane, now_s: float) -> LaneSigns:
+def _signs_of(worker: Worker, lane: Lane, now_s: float) -> LaneSigns:
     since_s = lane.intake.absent_since_s
     return LaneSigns(
         queue=lane.queue.name,
@@ -71,6 +71,7 @@ def _signs_of(lane: Lane, now_s: float) -> LaneSigns:
         present=lane.intake.present,
         absent_s=0.0 if since_s is None else now_s - since_s,
         absence=lane.intake.absence,
+        starved_s=worker.watchdog.starved_s(lane.queue.name, now_s),
         running=len(lane.running),
         slots=lane.slots,
         stuck=lane.executor.abandoned_threads + lane.executor.abandoned_tasks,

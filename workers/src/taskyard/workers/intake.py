@@ -64,6 +64,7 @@ class Intake:
         self._opened = asyncio.Event()
         self._shut = asyncio.Event()
         self._shut.set()
+        self._renewal = asyncio.Event()
         self._recrediting: asyncio.Task[None] | None = None
         self.problem = ""
         self.absent_since_s: float | None = None
@@ -99,6 +100,10 @@ class Intake:
         self._finishing = True
         self._shut.set()
         self._opened.set()
+
+    def renew(self) -> None:
+        """Open another consumer in place of the present one, which keeps what it has given out."""
+        self._renewal.set()
 
     def hold(self, held: int) -> None:
         """Make up for `held` deliveries that wait for the end of an alarm."""
@@ -165,18 +170,20 @@ class Intake:
         return None
 
     async def _flow(self, consumer: Consumer) -> None:
+        self._renewal.clear()
         pump = asyncio.create_task(self._pump(consumer), name=f"take {self._queue}")
         shut = asyncio.create_task(self._shut.wait(), name=f"gate {self._queue}")
+        renewal = asyncio.create_task(self._renewal.wait(), name=f"renewal {self._queue}")
         try:
-            await asyncio.wait({pump, shut}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({pump, shut, renewal}, return_when=asyncio.FIRST_COMPLETED)
             rest = await self._stop(consumer)
             await pump
             self._on_rest(rest)
         finally:
-            pump.cancel()
-            shut.cancel()
+            for task in (pump, shut, renewal):
+                task.cancel()
             self._consumer = None
-        if not self._shut.is_set():
+        if not self._shut.is_set() and not self._renewal.is_set():
             _log.warning("a consumer ended by itself; it is opened again", queue=self._queue)
             await self._pause(_RETRY_S)
 

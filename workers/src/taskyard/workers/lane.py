@@ -130,6 +130,12 @@ class Lane:
         return not self.running and not self._waiting
 
     @property
+    def hungry(self) -> bool:
+        """Whether it would start a delivery at once, and the broker owes it one if jobs are ready."""
+        free = self._starting and self._slots.free > 0 and not self._waiting
+        return free and not self._renewing and not self._committer.owes(self.queue.name)
+
+    @property
     def calling(self) -> int:
         """How many of its attempts do nothing but wait for jobs that they have called."""
         return self._slots.away

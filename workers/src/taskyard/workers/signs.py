@@ -9,6 +9,8 @@ from typing import Final
 LAG_LIMIT_S: Final = 10.0
 #: Seconds that a consumer may be missing while the broker is reachable.
 ABSENCE_LIMIT_S: Final = 30.0
+#: Seconds that a consumer may get nothing while jobs are ready; it is opened anew several times.
+STARVED_LIMIT_S: Final = 30.0
 #: Abandoned handlers that a small queue bears before the process is better replaced.
 STUCK_LIMIT: Final = 4
 
@@ -23,6 +25,7 @@ class LaneSigns:
         present: the broker knows its consumer.
         absent_s: for how long the consumer is missing that should be there.
         absence: why it is missing, in words, as far as that is known.
+        starved_s: for how long it has got nothing though jobs are ready and slots are free.
         running: attempts under way.
         slots: attempts that may run at once.
         stuck: handlers that were told to end and did not.
@@ -35,6 +38,7 @@ class LaneSigns:
     present: bool = True
     absent_s: float = 0.0
     absence: str = ""
+    starved_s: float = 0.0
     running: int = 0
     slots: int = 1
     stuck: int = 0
@@ -86,6 +90,10 @@ def why_dead(signs: Signs) -> list[str]:
         if lane.absent_s > ABSENCE_LIMIT_S and not lane.problem:
             problems.append(
                 f"queue {lane.queue}: no consumer for {lane.absent_s:.0f} s{_because(lane)}"
+            )
+        if lane.starved_s > STARVED_LIMIT_S:
+            problems.append(
+                f"queue {lane.queue}: jobs are ready and none is delivered for {lane.starved_s:.0f} s"
             )
         if lane.stuck >= stuck_limit(lane.slots):
             problems.append(

@@ -33,6 +33,7 @@ from taskyard.workers.recall import LIMIT, Recall
 from taskyard.workers.recycler import Recycler
 from taskyard.workers.stages import stop_in_stages
 from taskyard.workers.threads import Threads
+from taskyard.workers.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from taskyard.shared.broker import Broker, Settlement
@@ -165,6 +166,7 @@ class Worker:
         )
         self.lanes = {queue.name: Lane(queue, machinery) for queue in queues}
         self.pulse = Pulse(self, self._clock)
+        self.watchdog = Watchdog(broker, self.lanes, clock=self._clock, metrics=self.metrics)
         self._recycler = Recycler(self, self._clock)
         self.outages = Outages(
             broker,
@@ -233,6 +235,7 @@ class Worker:
             (self.outages.run(), "broker events"),
             (self.follower.run(), "control log"),
             (self.pulse.run(), "pulse"),
+            (self.watchdog.run(), "watchdog"),
             (self._recycler.run(), "recycler"),
             (self._open_when_ready(), "open"),
             *(((self._drain(), "drain"),) if self.options.drain else ()),
