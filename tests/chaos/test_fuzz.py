@@ -17,7 +17,7 @@ from support.broker import BrokerUnderTest
 from support.eventually import eventually
 from support.fixtures import StartTaskyard
 from support.management import Management
-from support.process import Program, run_taskyard
+from support.process import run_taskyard
 from support.rig import QUEUE, Rig
 from support.server import vhost_of
 
@@ -79,7 +79,9 @@ async def test_junk_is_accounted_for(
             early = early or worker.proportional_bytes()
 
         async def accounted() -> bool:
-            ended = [await total(rig, worker, how) for how in ("succeeded", "failed", "cancelled")]
+            ended = [
+                await rig.ended_as(worker, how) for how in ("succeeded", "failed", "cancelled")
+            ]
             aside = await asyncio.to_thread(
                 held, management, vhost, ["taskyard.parked.", "taskyard.orphaned", "taskyard.delay"]
             )
@@ -105,13 +107,3 @@ async def test_junk_is_accounted_for(
         )
         assert code in {0, 1}, said
         assert "Traceback" not in said
-
-
-async def total(rig: Rig, worker: Program, outcome: str) -> float:
-    """Return how many jobs of any task ended so."""
-    text = (await rig.probe(worker, "/metrics")).text
-    return sum(
-        float(line.rpartition(" ")[2])
-        for line in text.splitlines()
-        if line.startswith("taskyard_jobs_finished_total{") and f'outcome="{outcome}"' in line
-    )

@@ -8,6 +8,7 @@ from decimal import Decimal
 from random import Random
 from typing import Any
 
+import msgspec
 import pika
 
 #: Headers that mean something to us, and some that must not.
@@ -99,3 +100,26 @@ def properties(random: Random) -> pika.BasicProperties:
         type=maybe(lambda: random.choice(TASKS)),
         app_id=maybe(lambda: "ö" * 100),
     )
+
+
+#: What a field of a stored envelope may have become: of another kind, out of range, absurd.
+VALUES: tuple[Any, ...] = (
+    None, -1, 0, 1, 2**31, 2**63 - 1, 2**64 - 1, -(2**63), 1.5, float("nan"), True, "", "\x00", "nosuch",
+    "default", "ä" * 300, "9" * 400, b"", b"\xff", [], [None], ["a", "b", "c"], {}, {"": None},
+)  # fmt: skip
+
+
+def stored(random: Random, blob: bytes) -> bytes:
+    """Return what may have become of an envelope on disk: junk, cut, flipped, or with other values."""
+    kind = random.randrange(8)
+    if kind == 0:
+        return random.randbytes(random.choice([0, 1, 40]))
+    if kind == 1:
+        return blob[: random.randrange(len(blob))]
+    if kind == 2:
+        at = random.randrange(len(blob))
+        return blob[:at] + bytes([blob[at] ^ 1 << random.randrange(8)]) + blob[at + 1 :]
+    fields = msgspec.msgpack.decode(blob)
+    for _ in range(random.choice([1, 1, 3])):
+        fields[random.randrange(len(fields))] = random.choice(VALUES)
+    return msgspec.msgpack.encode(fields)

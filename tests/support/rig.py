@@ -111,6 +111,15 @@ class Rig:
                 return float(line.rpartition(" ")[2])
         return 0.0
 
+    async def ended_as(self, program: Program, outcome: str) -> float:
+        """Return how many jobs of any task a worker has ended so."""
+        text = (await self.probe(program, "/metrics")).text
+        return sum(
+            float(line.rpartition(" ")[2])
+            for line in text.splitlines()
+            if line.startswith("taskyard_jobs_finished_total{") and f'outcome="{outcome}"' in line
+        )
+
     # jobs
 
     def job(self, task: str, args: Mapping[str, Any] | None = None, **options: Any) -> Job[Any]:

@@ -13,6 +13,7 @@ from taskyard.shared.control import Intents, decode_records
         b"",
         b"nonsense",
         b"[{}]",
+        b'[{"key": "\xff\xfe", "op": "pause", "at": 1}]',
         b'{"key": 1}',
         b'[{"key": "", "op": ""}]',
         b'[{"key": "nocolon", "op": "cancel", "body": {"abort": true}}]',

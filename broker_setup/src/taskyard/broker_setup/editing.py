@@ -16,7 +16,7 @@ import msgspec
 
 from taskyard.broker_setup.parking import find_parked, lots
 from taskyard.shared.broker import Selection, Settlement, SettleStatus, park_reason_of
-from taskyard.shared.envelope import Parking
+from taskyard.shared.envelope import UNREADABLE, Parking
 from taskyard.shared.errors import ConfigurationError, NotFound, PublishError
 from taskyard.shared.naming import full_task_name
 from taskyard.shared.sealing import sealed_arguments
@@ -37,7 +37,6 @@ _WAS_LIMIT: Final = 4096
 _REMEMBERED: Final = 8
 
 _arguments: Final = msgspec.json.Decoder(Arguments)
-_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class Edit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -72,7 +71,7 @@ def trail_of(envelope: Envelope) -> tuple[Edit, ...]:
         return ()
     try:
         return _trail.decode(text)
-    except _UNREADABLE:
+    except UNREADABLE:
         return ()  # another program's header must not keep the job from being edited
 
 
@@ -120,7 +119,7 @@ def arguments_of(envelope: Envelope) -> Arguments:
     """
     try:
         return _arguments.decode(envelope.body)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         msg = (
             f"job {envelope.id}: its {len(envelope.body)} bytes are no JSON object ({error}); "
             "give all arguments anew with --args"
@@ -140,7 +139,7 @@ def edited(envelope: Envelope, arguments: Arguments, *, by: str, now_ms: int) ->
     """
     try:
         before = _arguments.decode(envelope.body)
-    except _UNREADABLE:
+    except UNREADABLE:
         before = {}
     was = {name: value for name, value in before.items() if arguments.get(name, _GONE) != value}
     edit = Edit(

@@ -11,6 +11,7 @@ import msgspec
 
 from taskyard.producer.producer import Producer
 from taskyard.shared.cli import NO, exit_code_of
+from taskyard.shared.envelope import UNREADABLE
 from taskyard.shared.errors import JobError, ResultTimeout
 from taskyard.shared.job import Job, Options
 from taskyard.shared.logs import configure_logging
@@ -188,7 +189,7 @@ def instant(text: str) -> datetime:
 def _object(text: str) -> dict[str, object]:
     try:
         return msgspec.json.decode(text, type=dict[str, object])
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except UNREADABLE as error:
         msg = f'--args must be a JSON object such as {{"order_id": 7}}: {error}'
         raise click.UsageError(msg) from error
 
@@ -196,7 +197,7 @@ def _object(text: str) -> dict[str, object]:
 def _value(text: str) -> object:
     try:
         return msgspec.json.decode(text)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return text
 
 

@@ -68,6 +68,9 @@ def _is_queue(value: object) -> TypeGuard[Queue[Any]]:
 
 
 def _load(name: str) -> ModuleType:
+    if not all(name.split(".")):
+        msg = f"{name!r} is no import path: one such as shop.tasks is wanted"
+        raise ConfigurationError(msg)
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:

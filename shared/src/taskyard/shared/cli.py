@@ -123,6 +123,7 @@ def main(args: list[str] | None = None) -> None:
     )
     root = click.version_option(version("taskyard-shared"), prog_name="taskyard")(root)
     try:
+        _require_text(sys.argv[1:] if args is None else args)
         # Without standalone mode click returns the code of an Exit instead of exiting with it.
         code = root.main(args=args, prog_name="taskyard", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else DONE)
@@ -135,6 +136,15 @@ def main(args: list[str] | None = None) -> None:
     except TaskyardError as error:
         complain(str(error))
         sys.exit(exit_code_of(error))
+
+
+def _require_text(words: list[str]) -> None:
+    """Refuse what is no text: it could neither be sent, nor stored, nor printed."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise click.UsageError(f"{word!a} is not text in UTF-8") from None
 
 
 def complain(text: str) -> None:

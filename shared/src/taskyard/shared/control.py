@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
+from taskyard.shared.envelope import UNREADABLE
 from taskyard.shared.errors import TaskyardError
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def decode_records(body: bytes) -> list[ControlRecord]:
     """Read a control message; a body that is not one counts as no records."""
     try:
         return _decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return []
 
 

@@ -13,6 +13,10 @@ from taskyard.shared.priority import NORMAL
 
 JSON: Final = "application/json"
 
+#: What msgspec raises for bytes that are not what was expected: text that is no UTF-8, and nesting
+#: without end, are no `DecodeError`.
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError)
+
 
 def mint_id() -> str:
     """Return a new job id: a UUID of version 7 (RFC 9562), ordered by time."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from taskyard.shared.envelope import UNREADABLE
 from taskyard.shared.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -84,5 +85,5 @@ def decode_values(text: str | None) -> Mapping[str, object]:
         return _EMPTY
     try:
         return _decoder.decode(text)
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
+    except UNREADABLE:
         return _EMPTY

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from taskyard.shared.duration import LONGEST_S
+from taskyard.shared.envelope import UNREADABLE
 from taskyard.shared.errors import ConfigurationError
 
 Jitter = Literal["full", "none"]
@@ -91,6 +92,6 @@ def decode_policy(text: str) -> RetryPolicy:
     """
     try:
         return _DECODER.decode(text)
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+    except UNREADABLE as error:
         msg = f"header ty-retry {text[:200]!r} is not a retry policy: {error}"
         raise ConfigurationError(msg) from error

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from taskyard.shared.envelope import UNREADABLE
 from taskyard.shared.errors import ConfigurationError, Undecryptable
 from taskyard.shared.keyring import VARIABLE, Box, Unopened
 from taskyard.shared.logs import get_logger
@@ -31,7 +32,6 @@ _MARK: Final = f'"{ENC_KEY}'.encode()
 
 _raw_object: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _any_object: Final = msgspec.json.Decoder(dict[str, Any])
-_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 # ---------------------------------------------------------------- sealing
 
@@ -177,7 +177,7 @@ def sealed_arguments(envelope: Envelope) -> frozenset[str]:
         return frozenset()
     try:
         values = _raw_object.decode(envelope.body)
-    except _UNREADABLE:
+    except UNREADABLE:
         return frozenset()
     return frozenset(name for name, raw in values.items() if _sealed(bytes(raw)) is not None)
 
@@ -195,7 +195,7 @@ def shown(envelope: Envelope) -> object:
             found[name] = (
                 msgspec.json.decode(raw) if sealed is None else _words(sealed.get(ENC_KEY))
             )
-    except _UNREADABLE:
+    except UNREADABLE:
         return f"{len(envelope.body)} bytes that cannot be read as JSON"
     return found
 
@@ -213,7 +213,7 @@ def _sealed(raw: bytes) -> dict[str, Any] | None:
         return None
     try:
         found = _any_object.decode(raw)
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
     return found if found.keys() & {ENC_KEY, ENC_NONCE, ENC_DATA} else None
 

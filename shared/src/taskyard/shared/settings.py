@@ -29,10 +29,16 @@ PREFIX: Final = "TASKYARD_"
 EMBEDDED_BROKER_URL: Final = "sqlite:///.taskyard/broker.db"
 
 
+#: AMQP spells a heartbeat in 16 bits.
+HEARTBEAT_MAX_S: Final = 65_535
+
+
 class Settings(BaseSettings):
     """Everything that can be set for a process. Durations are in seconds, sizes in bytes."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, extra="ignore", frozen=True, allow_inf_nan=False
+    )
 
     broker_url: SecretStr | None = Field(
         None,
@@ -78,8 +84,8 @@ class Settings(BaseSettings):
     payload_limit: int = Field(
         1024 * 1024, ge=1, description="Largest encoded arguments of one job, refused at send."
     )
-    heartbeat: float = Field(10.0, ge=1, description="Broker heartbeat.")
-    lock_heartbeat: float = Field(4.0, ge=1, description="Heartbeat of locks.")
+    heartbeat: float = Field(10.0, ge=1, le=HEARTBEAT_MAX_S, description="Broker heartbeat.")
+    lock_heartbeat: float = Field(4.0, ge=1, le=HEARTBEAT_MAX_S, description="Heartbeat of locks.")
     consumer_timeout: float = Field(
         1800.0,
         ge=60,
@@ -128,6 +134,8 @@ class Settings(BaseSettings):
             super().__init__(**values)
         except ValidationError as error:
             raise ConfigurationError(_explain(error)) from error
+        for name, value in self:
+            _require_text(name, value)
         check_namespace(self.namespace)
 
     @classmethod
@@ -199,6 +207,8 @@ class _FileSource(EnvSettingsSource):
             except OSError as error:
                 msg = f"{variable}: {path} cannot be read: {error.strerror}"
                 raise ConfigurationError(msg) from error
+            except UnicodeDecodeError as error:
+                raise ConfigurationError(f"{variable}: {path} is not text in UTF-8") from error
         return found
 
 
@@ -210,6 +220,16 @@ def variables(names: Iterable[str]) -> dict[str, str]:
 def listed(text: str) -> list[str]:
     """Return the entries of a comma list."""
     return [entry.strip() for entry in text.split(",") if entry.strip()]
+
+
+def _require_text(name: str, value: object) -> None:
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if isinstance(text, str):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            msg = f"{PREFIX}{name.upper()} is not text in UTF-8"
+            raise ConfigurationError(msg) from None
 
 
 def _explain(error: ValidationError) -> str:

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 import msgspec
 
+from taskyard.shared.envelope import UNREADABLE
 from taskyard.shared.feed import FeedRecord
 from taskyard.shared.logs import get_logger
 
@@ -162,7 +163,7 @@ class Backlog:
         for line in lines:
             try:
                 records.append(_decoder.decode(line))
-            except (msgspec.DecodeError, msgspec.ValidationError):
+            except UNREADABLE:
                 self._drop(1, "a line on disk is not a record")
         return records
 

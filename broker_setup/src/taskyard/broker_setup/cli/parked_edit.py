@@ -15,6 +15,7 @@ from taskyard.broker_setup.releasing import Order, Releasing
 from taskyard.broker_setup.session import operator, run_with_broker
 from taskyard.shared.broker import Selection
 from taskyard.shared.catalogue import load_queues
+from taskyard.shared.envelope import UNREADABLE
 from taskyard.shared.errors import InvalidArguments
 from taskyard.shared.sealing import sealed_arguments, shown
 from taskyard.shared.settings import Settings
@@ -144,7 +145,7 @@ def _change(
 def _whole(text: str) -> dict[str, Any]:
     try:
         return _object.decode(text)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except UNREADABLE as error:
         msg = f'the arguments must be a JSON object such as {{"order_id": 7}}: {error}'
         raise click.UsageError(msg) from error
 
@@ -155,7 +156,7 @@ def _pair(text: str) -> tuple[str, object]:
         raise click.UsageError("an argument is not KEY=VALUE")  # it may be a secret
     try:
         return key, msgspec.json.decode(value)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return key, value
 
 

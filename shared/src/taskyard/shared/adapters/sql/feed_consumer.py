@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, cast
 
-import msgspec
-
 from taskyard.shared.adapters.sql import queries
 from taskyard.shared.adapters.sql.faults import StoreError
 from taskyard.shared.adapters.sql.rows import decode
 from taskyard.shared.adapters.sql.session import Named, Packed, json_list
 from taskyard.shared.adapters.sql.watch import FEED
+from taskyard.shared.envelope import UNREADABLE
 from taskyard.shared.errors import Unavailable
 from taskyard.shared.feed import FeedItem, decode_feed
 
@@ -138,5 +137,5 @@ def _item(seq: int, blob: bytes, body: bytes) -> FeedItem:
         if blob:
             return FeedItem(envelope=decode(blob, body), token=seq)
         return FeedItem(records=decode_feed(body), token=seq)
-    except (msgspec.DecodeError, ValueError):
+    except UNREADABLE:
         return FeedItem(token=seq)

@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import msgspec
 
 from taskyard.shared.broker import Delivery, ParkedJob
-from taskyard.shared.envelope import JSON, Envelope, Parking, mint_id
+from taskyard.shared.envelope import JSON, UNREADABLE, Envelope, Parking, mint_id
 from taskyard.shared.priority import HIGHEST, LOWEST, NORMAL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+# What a disk that fails or a foreign hand leaves may be of the right kind and out of all bounds.
+_LONGEST: Final = 2**53
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
+_Millis = Annotated[int, msgspec.Meta(ge=0, le=_LONGEST)]
+_Priority = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31)]
+
+
 class Stored(msgspec.Struct, array_like=True, gc=False):
     """An envelope without its body, in the order of `encode`. New fields go to the end."""
 
-    id: str
-    queue: str
+    id: _Name
+    queue: _Name
     task: str
     content_type: str = JSON
-    priority: int = NORMAL
-    attempt: int = 1
-    deliveries: int = 1
-    enqueued_ms: int | None = None
-    not_before_ms: int | None = None
-    expires_ms: int | None = None
-    ttr_ms: int | None = None
+    priority: _Priority = NORMAL
+    attempt: _Count = 1
+    deliveries: _Count = 1
+    enqueued_ms: _Millis | None = None
+    not_before_ms: _Millis | None = None
+    expires_ms: _Millis | None = None
+    ttr_ms: _Millis | None = None
     app: str | None = None
     context: str | None = None
     parent: str | None = None
-    generation: int = 1
-    base: int = 0
+    generation: _Count = 1
+    base: _Count = 0
     retry: str | None = None
     reply: tuple[str, ...] = ()
     traceparent: str | None = None
@@ -99,11 +107,11 @@ def encode(e: Envelope, message_id: str) -> bytes:
     )  # fmt: skip
 
 
-def decode(blob: bytes, body: bytes) -> Envelope:
-    """Return the envelope of a row (msgspec.DecodeError when the blob is not one)."""
+def decode(blob: bytes, body: bytes, *, queue: str = "") -> Envelope:
+    """Return the envelope of a row, which lies in `queue` where that is known (or UNREADABLE)."""
     s = _decode(blob)
     return Envelope(
-        id=s.id, queue=s.queue, task=s.task, body=body, content_type=s.content_type,
+        id=s.id, queue=queue or s.queue, task=s.task, body=body, content_type=s.content_type,
         priority=s.priority, attempt=s.attempt, deliveries=s.deliveries,
         enqueued_ms=s.enqueued_ms, not_before_ms=s.not_before_ms, expires_ms=s.expires_ms,
         ttr_ms=s.ttr_ms, app=s.app, context=s.context, parent=s.parent, generation=s.generation,
@@ -141,8 +149,8 @@ def parked_row(envelope: Envelope) -> ParkedRow:
 def delivery(blob: bytes, body: bytes, token: Token, *, queue: str, failures: int) -> Delivery:
     """Return what a consumer gets for a row, also for one that cannot be read."""
     try:
-        envelope = decode(blob, body)
-    except msgspec.DecodeError as error:
+        envelope = decode(blob, body, queue=queue)
+    except UNREADABLE as error:
         return Delivery(
             envelope=Envelope(id=mint_id(), queue=queue, task="", body=body),
             redelivered=failures > 0,
