@@ -136,6 +136,18 @@ async def test_a_child_that_dies_idle_costs_nobody_anything(bench):
     assert attempt == 1
 
 
+async def test_a_child_that_dies_before_it_hears_of_the_job_is_not_the_job_s_fault(bench):
+    """Suspended and killed with the job unread: it runs in another child, in the same delivery."""
+    worker = await bench.worker(concurrency=1)
+    first = await bench.value_of(tasks.keeps.job(0))
+    os.kill(first, signal.SIGSTOP)
+    (job_id,) = await bench.send(tasks.in_thread.job(1))
+    await eventually(lambda: worker.lanes["proc"].running)
+    os.kill(first, signal.SIGKILL)
+    (record,) = await bench.ends(job_id)
+    assert (record.outcome, record.attempt, record.deliveries) == ("succeeded", 1, 1)
+
+
 @pytest.mark.parametrize(
     ("how", "said"),
     [("raise", "RuntimeError: no database"), ("exit", "exit code 3"), ("hang", "within 3 s")],

@@ -54,6 +54,7 @@ class Child(asyncio.BufferedProtocol):
         pid: of the process, which leads a group of its own.
         ended: its exit code, negative for a signal, once it is dead and its last words are read.
         on_message: takes what it says.
+        unheard: it died with something unread that was said to it.
 
     """
 
@@ -73,6 +74,7 @@ class Child(asyncio.BufferedProtocol):
         self._lock = threading.Lock()
         self._reaped = False
         self._fields: Mapping[str, Any] = {}
+        self.unheard = False
         self.on_message: Callable[[ToWorker], None] = _ignore
         self.ended: asyncio.Future[int] = loop.create_future()
         self._ours, theirs = socket.socketpair()
@@ -109,6 +111,8 @@ class Child(asyncio.BufferedProtocol):
         """Say something; nobody hears it when it is dead."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(encode(message))
+        else:
+            self.unheard = True
 
     def kill(self) -> None:
         """Kill it and its process group; see `ended`."""
@@ -139,7 +143,12 @@ class Child(asyncio.BufferedProtocol):
             self.kill()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Note that it will say no more; without a channel it is of no use."""
+        """Note that it will say no more; without a channel it is of no use.
+
+        The other end of a Unix socket that closes with something unread resets it (unix(7)); one
+        that is closed already breaks the pipe.
+        """
+        self.unheard = self.unheard or isinstance(exc, (ConnectionResetError, BrokenPipeError))
         if not self._silent.done():
             self._silent.set_result(None)
         if not self.ended.done():

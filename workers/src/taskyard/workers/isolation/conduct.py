@@ -113,10 +113,17 @@ class Isolation:
 
     async def run(self, attempt: Attempt) -> Outcome:
         """Run an attempt to its end and return its outcome; cancelled, it kills the child first."""
+        outcome, heard = await self._run(attempt)
+        if not heard:  # a child that died before it heard of the job was not killed by it
+            outcome, _ = await self._run(attempt)
+        return outcome
+
+    async def _run(self, attempt: Attempt) -> tuple[Outcome, bool]:
+        """Run an attempt in a child; return its outcome, and whether the child heard of it."""
         try:
             child = await self._child_for(attempt)
         except NoChild as error:
-            return await self._stand_still(error)
+            return await self._stand_still(error), True
         talk = _Talk(self, attempt, child)
         before = oom_kills()
         try:
@@ -129,14 +136,14 @@ class Isolation:
         finally:
             talk.over()
         if not talk.ended.done():
-            return self._died(child, attempt, before)
+            return self._died(child, attempt, before), talk.began or not child.unheard
         ended = talk.ended.result()
         child.assign({"queue": self._queue.name, "child": child.pid})
         if attempt.alone:
             self._pool.retire(child)
         else:
             self._pool.give(child, ended)
-        return _outcome_of(ended)
+        return _outcome_of(ended), True
 
     async def close(self) -> None:
         """End all children."""
@@ -214,6 +221,8 @@ class _Talk:
         self._attempt = attempt
         self._child = child
         self._over = False
+        #: Whether the child was heard, or told anything but the job.
+        self.began = False
         self.ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
 
     def begin(self) -> None:
@@ -234,6 +243,7 @@ class _Talk:
     def _take(self, message: ToWorker) -> None:
         if self._over:
             return
+        self.began = True
         match message:
             case Ended():
                 if not self.ended.done():
@@ -255,6 +265,7 @@ class _Talk:
 
     def _soon(self) -> None:
         if not self._over:
+            self.began = True
             self._child.send(DeadlineSoon())
 
 
