@@ -13,7 +13,7 @@ from taskyard.shared.catalogue import load_queues
 from taskyard.shared.control import ControlUnavailable
 from taskyard.shared.errors import ConfigurationError, Unavailable
 from taskyard.shared.settings import Settings
-from taskyard.shared.spool import connect_spool, prepare, survey
+from taskyard.shared.spool import connect_spool, prepare, spool_exists, survey
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,6 +64,8 @@ async def _spool(settings: Settings) -> list[Finding]:
     if settings.spool_url is None:
         return []
     try:
+        if not spool_exists(settings.spool_url):
+            return [Finding("ok", "the spool is empty: its file was not needed yet")]
         store = connect_spool(settings.spool_url)
         await store.open()
     except (ConfigurationError, Unavailable) as error:

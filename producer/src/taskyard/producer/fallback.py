@@ -18,6 +18,7 @@ from taskyard.shared.logs import get_logger
 
 if TYPE_CHECKING:
     from taskyard.producer.direct import Publish
+    from taskyard.producer.replies import Replies
     from taskyard.producer.spool import Spool
     from taskyard.shared.broker import Broker
     from taskyard.shared.clock import Clock
@@ -31,6 +32,10 @@ BROKER_SHARE: Final = 0.5
 _LAST_S: Final = 1.0
 #: Seconds before a file that could not be opened is tried again.
 _LOOK_AGAIN_S: Final = 10.0
+#: Seconds that a file with jobs in it may be unusable before jobs go to the broker past it, and
+#: between two tries.
+_FILE_PATIENCE_S: Final = 15.0
+_FILE_PAUSE_S: Final = 0.5
 #: What the broker did not take, or not for sure: a second publish is the same job, by its id.
 _LEFT: Final = frozenset({PublishStatus.UNAVAILABLE, PublishStatus.TIMEOUT})
 
@@ -43,13 +48,16 @@ class Fallback:
 
     """
 
-    def __init__(self, broker: Broker, publish: Publish, spool: Spool, clock: Clock) -> None:
+    def __init__(
+        self, broker: Broker, publish: Publish, spool: Spool, replies: Replies, clock: Clock
+    ) -> None:
         """Stand between a producer and its broker.
 
         Args:
             broker: says whether it is connected and takes publishes.
             publish: hands envelopes to it, within so many seconds.
             spool: for what it does not take.
+            replies: the outcomes that the producer waits for.
             clock: where durations come from.
 
         """
@@ -58,7 +66,7 @@ class Fallback:
         self._publish = publish
         self._spool = spool
         self._clock = clock
-        self._flusher = Flusher(broker, publish, spool)
+        self._flusher = Flusher(broker, publish, spool, replies)
         self._flushing: asyncio.Task[None] | None = None
         self._looked = False
         self._look_again_s = 0.0
@@ -152,21 +160,40 @@ class Fallback:
 
     async def _flush(self) -> None:
         """Empty the spool and turn back to the broker, with no job between the two."""
-        try:
-            await self._flusher.run()
-            while not self._spool.idle:
-                await asyncio.sleep(0)
-                await self._flusher.run()
-        except TaskyardError as error:
+        problem = await self._emptied()
+        if problem:
             # Somebody has removed or damaged the file: a broker that takes jobs must not wait for it.
             self._looked = False
             self._look_again_s = self._clock.monotonic_s() + _LOOK_AGAIN_S
             _log.error(
                 "the spool cannot be emptied now: jobs go to the broker only",
                 spool=self._spool.url,
-                problem=str(error),
+                problem=problem,
             )
         else:
             _log.info("the spool is empty: jobs go to the broker again", spool=self._spool.url)
         self.spooling = False
         self._flushing = None
+
+    async def _emptied(self) -> str:
+        """Empty the spool, over passing troubles with its file; return what was too much, in words."""
+        since_s: float | None = None
+        ended = self._flusher.ended
+        while True:
+            try:
+                await self._spool.open(_LOOK_AGAIN_S)
+                await self._flusher.run()
+                if self._spool.idle:
+                    return ""
+                await asyncio.sleep(0)
+            except TaskyardError as error:
+                now_s = self._clock.monotonic_s()
+                if since_s is None or self._flusher.ended > ended:
+                    since_s, ended = now_s, self._flusher.ended
+                    _log.warning(
+                        "the spool's file is tried again", spool=self._spool.url, problem=str(error)
+                    )
+                await self._spool.close()  # what was taken from it is given back
+                if now_s - since_s >= _FILE_PATIENCE_S:
+                    return str(error)
+                await asyncio.sleep(_FILE_PAUSE_S)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -18,6 +18,7 @@ from taskyard.shared.states import ParkReason
 
 if TYPE_CHECKING:
     from taskyard.producer.direct import Publish
+    from taskyard.producer.replies import Replies
     from taskyard.producer.spool import Spool
     from taskyard.shared.broker import Broker, Consumer, Delivery, Receipt
     from taskyard.shared.envelope import Envelope
@@ -29,6 +30,10 @@ _DEADLINE_S: Final = 5.0
 #: Seconds between two tries: the first, and the longest.
 _PAUSE_FIRST_S: Final = 0.1
 _PAUSE_LONGEST_S: Final = 2.0
+#: Seconds that the address of replies may be missing before jobs go out all the same, and between
+#: two looks.
+_ADDRESS_S: Final = 5.0
+_ADDRESS_LOOK_S: Final = 0.02
 #: Seconds between two looks at a broker that is blocked, or a file that another process empties.
 _LOOK_S: Final = 0.1
 
@@ -39,16 +44,30 @@ class Flusher:
     Attributes:
         moving: whether the last batch went through, so that there will be room soon.
         sent: jobs that it has handed to the broker.
+        ended: entries that are out of the file.
 
     """
 
-    def __init__(self, broker: Broker, publish: Publish, spool: Spool) -> None:
-        """Empty `spool` through `publish`, while `broker` takes publishes."""
+    def __init__(
+        self, broker: Broker, publish: Publish, spool: Spool, replies: Replies | None = None
+    ) -> None:
+        """Empty `spool` through `publish`, while `broker` takes publishes.
+
+        Args:
+            broker: see above.
+            publish: hands envelopes to it, within so many seconds.
+            spool: to be emptied.
+            replies: the outcomes that this process waits for, some perhaps of jobs in there.
+
+        """
         self.moving = False
-        self.sent = 0
+        self.sent = self.ended = 0
+        # What the broker has, and the file did not let go: it comes again, and is not sent again.
+        self._handed: set[str] = set()
         self._broker = broker
         self._publish = publish
         self._spool = spool
+        self._replies = replies
         self._pause_s = _PAUSE_FIRST_S
         self._clock = SystemClock()
 
@@ -74,13 +93,13 @@ class Flusher:
             await _stop(consumer)
 
     async def _forward(self, batch: Sequence[Delivery]) -> None:
-        todo = await self._readable(batch)
+        todo = await self._unsent(await self._readable(batch))
         while todo:
             await self._passable()
+            await self._answerable(envelope for _, envelope in todo)
             receipts = await self._publish([envelope for _, envelope in todo], _DEADLINE_S)
             ended, left = self._judge(todo, receipts)
-            if ended:
-                await self._spool.settle(ended)
+            await self._end(ended)
             todo = left
             self.moving = not left
             if left:
@@ -98,15 +117,47 @@ class Flusher:
                 found.append((delivery, unwrap(delivery.envelope)))
             except msgspec.MsgspecError as error:
                 damaged.append(self._aside(delivery, ParkReason.INVALID, str(error)))
-        if damaged:
-            await self._spool.settle(damaged)
+        await self._end(damaged)
         return found
+
+    async def _unsent(
+        self, todo: list[tuple[Delivery, Envelope]]
+    ) -> list[tuple[Delivery, Envelope]]:
+        """Give up what the broker has got already; return the others."""
+        if not self._handed:
+            return todo
+        handed = [pair for pair in todo if pair[0].envelope.message_id in self._handed]
+        left = [pair for pair in todo if pair[0].envelope.message_id not in self._handed]
+        await self._end([Settlement(delivery=entry) for entry, _ in handed])
+        return left
+
+    async def _end(self, settlements: Sequence[Settlement]) -> None:
+        if settlements:
+            gone = [each for each in settlements if each.park is None]
+            entries = {each.delivery.envelope.message_id for each in gone}
+            self._handed |= entries
+            await self._spool.settle(settlements)
+            self._handed -= entries
+            self.ended += len(settlements)
 
     async def _passable(self) -> None:
         """Wait while the broker is known to take nothing: what is written then may arrive late."""
         while self._broker.blocked:
             self.moving = False
             await asyncio.sleep(_LOOK_S)
+
+    async def _answerable(self, envelopes: Iterable[Envelope]) -> None:
+        """Wait for the address of replies, which a lost connection takes along and which is back a
+        moment after the broker: the outcome of a job that ends before is lost.
+        """
+        replies = self._replies
+        if replies is None or not any(replies.address in each.reply for each in envelopes):
+            return
+        ends_s = self._clock.monotonic_s() + _ADDRESS_S
+        while True:
+            if replies.present or self._clock.monotonic_s() >= ends_s:
+                return
+            await asyncio.sleep(_ADDRESS_LOOK_S)
 
     def _judge(
         self, todo: Sequence[tuple[Delivery, Envelope]], receipts: Sequence[Receipt]

@@ -17,13 +17,16 @@ from taskyard.shared.cli import NO
 from taskyard.shared.clock import SystemClock
 from taskyard.shared.duration import parse_duration
 from taskyard.shared.errors import ConfigurationError, Unavailable
-from taskyard.shared.logs import configure_logging
+from taskyard.shared.logs import configure_logging, get_logger
 from taskyard.shared.settings import Settings
+from taskyard.shared.spool import spool_exists
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from taskyard.shared.broker import Broker
+
+_log = get_logger(__name__)
 
 #: Seconds between two looks into spools that are watched.
 _LOOK_S: Final = 0.5
@@ -65,8 +68,15 @@ def relay(
             "TASKYARD_SPOOL_URL is not set: name a spool, for example sqlite:///.taskyard/spool.db"
         )
         raise ConfigurationError(msg)
+    missing = [url for url in urls if not spool_exists(url)]
+    if missing and spools and not watch:
+        msg = f"there is no spool {', '.join(missing)}: no such file"
+        raise ConfigurationError(msg)
+    if not watch:  # where none was made yet, nothing is left
+        urls = tuple(url for url in urls if url not in missing)
     limit_s = None if max_time is None else parse_duration(max_time)
     found = asyncio.run(_relay(settings, urls, refused=refused, watch=watch, limit_s=limit_s))
+    found += [Relayed(spool=url, sent=0, left=0, refused=0) for url in missing if url not in urls]
     for each in found:
         if as_json:
             click.echo(msgspec.json.encode(each))
@@ -115,7 +125,7 @@ async def _relay(
     settings: Settings, urls: Sequence[str], *, refused: bool, watch: bool, limit_s: float | None
 ) -> list[Relayed]:
     broker = connect(settings.require_broker_url(), settings.broker_options("relay"))
-    await broker.open(deadline_s=settings.publish_deadline)
+    deadline_s = settings.publish_deadline
 
     async def is_open(deadline_s: float) -> None:
         del deadline_s
@@ -124,10 +134,25 @@ async def _relay(
     works = [_Work(url, broker, direct, watch=watch) for url in urls]
     try:
         for work in works:
-            await work.open(settings.publish_deadline, again=refused)
+            await work.open(deadline_s, again=refused)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
+                await _reach(broker, deadline_s, patient=watch)
                 await asyncio.gather(*(work.run() for work in works))
         return [await work.end() for work in works]
     finally:
         await broker.close()
+
+
+async def _reach(broker: Broker, deadline_s: float, *, patient: bool) -> None:
+    """Open the broker; who watches waits for one that is away."""
+    while True:
+        try:
+            await broker.open(deadline_s=deadline_s)
+        except Unavailable as error:
+            if not patient:
+                raise
+            _log.warning("the broker is away; everything stays in its place", problem=str(error))
+            await asyncio.sleep(_LOOK_S)
+        else:
+            return

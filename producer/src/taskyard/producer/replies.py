@@ -86,6 +86,11 @@ class Replies:
         self._reader: asyncio.Task[None] | None = None
         self.address: str | None = None
 
+    @property
+    def present(self) -> bool:
+        """Whether outcomes that are sent now would get here, if any are awaited at all."""
+        return self._inbox is None or self._inbox.present
+
     async def open(self, deadline_s: float) -> str:
         """Return the address for replies, opening the inbox first if need be.
 

@@ -79,7 +79,7 @@ class Session:
         self.fallback: Fallback | None = None
         if settings.spool_url is not None:
             self.spool = Spool(settings.spool_url, limit_bytes=settings.spool_limit)
-            self.fallback = Fallback(broker, direct.publish, self.spool, self._clock)
+            self.fallback = Fallback(broker, direct.publish, self.spool, self.replies, self._clock)
         self.publisher = Publisher(
             (self.fallback or direct).publish, tally=Tally(metrics), clock=self._clock
         )

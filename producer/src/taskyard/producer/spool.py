@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
-from taskyard.shared.broker import Held, Owner, PublishStatus, Receipt, Selection, Settlement
+from taskyard.shared.broker import (
+    Held,
+    Owner,
+    PublishStatus,
+    Receipt,
+    Selection,
+    Settlement,
+    SettleStatus,
+)
 from taskyard.shared.clock import SystemClock
 from taskyard.shared.errors import SpoolFailed, Unavailable
 from taskyard.shared.spool import QUEUE, connect_spool, prepare, survey, wrap
@@ -23,6 +31,10 @@ if TYPE_CHECKING:
 
 #: Entries handed over at a time: enough to share a confirm.
 BATCH: Final = 256
+#: Seconds that one settling may take, and that a file gets which does not let entries go.
+_SETTLE_S: Final = 10.0
+_PATIENCE_S: Final = 10.0
+_AGAIN_S: Final = 0.1
 
 
 class Spool:
@@ -48,7 +60,10 @@ class Spool:
         self.url = url
         self.pending = 0
         self._limit_bytes = limit_bytes
-        self._bytes = self._changes = self._putting = 0
+        self._bytes = 0
+        # A count is as old as the moment in which the file was read: `pending` takes it only if
+        # nothing was under way then, nor has ended since.
+        self._moves = self._moving = 0
         self._store = connect_spool(url)
         self._opening = asyncio.Lock()
         self._opened = False
@@ -93,19 +108,23 @@ class Spool:
         while self._bytes + size_bytes > self._limit_bytes:
             if not wait or not await self._made_room(ends_s - self._clock.monotonic_s()):
                 return [Receipt(PublishStatus.SPOOL_FULL, detail=self._full())] * len(envelopes)
+        await self.open(max(ends_s - self._clock.monotonic_s(), 0.0))
         self._bytes += size_bytes
         self.pending += len(envelopes)
-        self._changes += 1
-        self._putting += 1
+        self._moving += 1
         try:
             left_s = max(ends_s - self._clock.monotonic_s(), 0.0)
             stored = await self._store.publish(entries, deadline_s=left_s)
+            receipts = [_as_spooled(receipt) for receipt in stored]
+            for entry, receipt in zip(entries, receipts, strict=True):
+                if receipt.status is not PublishStatus.SPOOLED:
+                    self._forget(len(entry.body))
+        except Unavailable as error:
+            self._forget(size_bytes, len(entries))
+            msg = f"the spool {self.url} cannot be used: {error}"
+            raise SpoolFailed(msg) from error
         finally:
-            self._putting -= 1
-        receipts = [_as_spooled(receipt) for receipt in stored]
-        for entry, receipt in zip(entries, receipts, strict=True):
-            if receipt.status is not PublishStatus.SPOOLED:
-                self._forget(len(entry.body))
+            self._moved()
         return receipts
 
     async def consume(self) -> Consumer:
@@ -113,11 +132,31 @@ class Spool:
         return await self._store.consume(QUEUE, credit=BATCH)
 
     async def settle(self, done: Sequence[Settlement]) -> None:
-        """Give entries up; those that cannot be come again, as a second publish of the same job."""
-        await self._store.settle(done, deadline_s=10.0)
-        for settlement in done:
-            self._forget(len(settlement.delivery.envelope.body))
-        self._room.set()
+        """Give entries up, however often that has to be tried.
+
+        Raises:
+            Unavailable: the file cannot be used, or has not let go of some for ten seconds; these
+                come again, as a second publish of the same job.
+
+        """
+        ends_s = self._clock.monotonic_s() + _PATIENCE_S
+        left = list(done)
+        self._moving += 1
+        try:
+            while left:
+                results = await self._store.settle(left, deadline_s=_SETTLE_S)
+                undone: list[Settlement] = []
+                for settlement, status in zip(left, results, strict=True):
+                    if status is SettleStatus.UNDONE:
+                        undone.append(settlement)
+                    elif status is not SettleStatus.LOST:  # that is in the file, for somebody
+                        self._forget(len(settlement.delivery.envelope.body))
+                left = undone
+                if left:
+                    await self._wait_for_the_file(ends_s, len(left))
+        finally:
+            self._moved()
+            self._room.set()
 
     async def lock(self) -> Lease | None:
         """Become the one process that empties the file; None while another one is."""
@@ -128,14 +167,13 @@ class Spool:
     @property
     def idle(self) -> bool:
         """Whether nothing is in the file, nor on its way there."""
-        return not self.pending and not self._putting
+        return not self.pending and not self._moving
 
     async def count(self) -> int:
         """Ask the file how many jobs wait in it, whoever put them there."""
-        changes = self._changes
+        moves = None if self._moving else self._moves
         found = (await survey(self._store)).pending
-        if changes == self._changes and not self._putting:
-            # Nothing moved while it was asked, so that its answer is newer than what is kept here.
+        if moves == self._moves and not self._moving:
             self.pending = found
             if not found:
                 self._bytes = 0
@@ -156,9 +194,20 @@ class Spool:
             await self._store.settle(back, deadline_s=10.0)
 
     async def close(self) -> None:
-        """Leave the file; what had been taken from it is there for the next one, in its place."""
+        """Leave the file; what had been taken from it is there again, in its place.
+
+        It is opened again when it is next needed.
+        """
         if self._opened:
-            await self._store.close(abort=True)
+            self._opened = False
+            store, self._store = self._store, connect_spool(self.url)
+            await store.close(abort=True)
+
+    async def _wait_for_the_file(self, ends_s: float, number: int) -> None:
+        if self._clock.monotonic_s() >= ends_s:
+            msg = f"the spool {self.url} does not let go of {number} entries"
+            raise Unavailable(msg)
+        await asyncio.sleep(_AGAIN_S)
 
     async def _made_room(self, left_s: float) -> bool:
         self._room.clear()
@@ -169,9 +218,12 @@ class Spool:
             return False
         return True
 
-    def _forget(self, size_bytes: int) -> None:
-        self._changes += 1
-        self.pending = max(self.pending - 1, 0)
+    def _moved(self) -> None:
+        self._moving -= 1
+        self._moves += 1
+
+    def _forget(self, size_bytes: int, entries: int = 1) -> None:
+        self.pending = max(self.pending - entries, 0)
         self._bytes = max(self._bytes - size_bytes, 0)
 
     def _full(self) -> str:

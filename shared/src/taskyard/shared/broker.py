@@ -396,6 +396,11 @@ class Inbox(Protocol):
         """What goes into `Envelope.reply`."""
         ...
 
+    @property
+    def present(self) -> bool:
+        """Whether a reply that is sent now would get here; False until a lost connection is back."""
+        ...
+
     async def take(self) -> Sequence[bytes]:
         """Wait for replies and return all that have arrived; empty once it is closed."""
         ...

@@ -8,8 +8,9 @@ back at once. Each entry is a whole envelope, as it was to be published.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
@@ -44,6 +45,17 @@ class SpoolState:
     pending: int
     refused: int
     oldest_ms: int | None
+
+
+def spool_exists(url: str) -> bool:
+    """Tell whether the file of a spool is there; opening one that is not would make it.
+
+    Raises:
+        ConfigurationError: the URL is not that of a file.
+
+    """
+    connect_spool(url)
+    return Path(unquote(urlsplit(url).path.removeprefix("/"))).exists()
 
 
 def connect_spool(url: str) -> Broker:

@@ -46,6 +46,11 @@ class AmqpInbox:
         """What goes into `Envelope.reply`."""
         return self._address
 
+    @property
+    def present(self) -> bool:
+        """Whether a reply that is sent now would get here."""
+        return self._flow.present
+
     async def start(self) -> None:
         """Open the address (see `open_inbox`)."""
         try:

@@ -52,6 +52,11 @@ class Subscription(Generic[T]):
         self._channel: Channel | None = None
         self._keeper: asyncio.Task[None] | None = None
 
+    @property
+    def present(self) -> bool:
+        """Whether the broker knows it now."""
+        return self._channel is not None and self._channel.is_open
+
     async def start(self) -> None:
         """Open it, and keep it open from now on.
 

@@ -163,6 +163,11 @@ class MemoryInbox:
         """What goes into `Envelope.reply`."""
         return self._address
 
+    @property
+    def present(self) -> bool:
+        """Whether a reply that is sent now would get here."""
+        return self._state.inboxes.get(self._address) is self
+
     async def take(self) -> Sequence[bytes]:
         return await self.mail.take()
 

@@ -122,6 +122,7 @@ class Carrier:
     def _read(self, session: Session, unit: Unit[object]) -> None:
         unit.started = True
         try:
+            self._connector.check_identity()
             unit.result = self._patiently(unit.run, session, unit.deadline_s)
         except Exception as error:  # noqa: BLE001  # whoever asked is told
             self._fail([unit], error)

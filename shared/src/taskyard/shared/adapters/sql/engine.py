@@ -19,6 +19,7 @@ from taskyard.shared.adapters.sql.faults import StoreError
 from taskyard.shared.adapters.sql.unit import Unit, expire
 from taskyard.shared.clock import SystemClock
 from taskyard.shared.errors import Unavailable
+from taskyard.shared.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from taskyard.shared.adapters.sql.connection import Connector
     from taskyard.shared.adapters.sql.session import Session
     from taskyard.shared.adapters.sql.watch import Watch
+
+_log = get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -158,7 +161,10 @@ class Engine:
     def _finish(self, units: Sequence[Unit[object]], topics: set[str]) -> None:
         for unit in units:
             if unit.done is not None:
-                unit.done(None if unit.error is not None else unit.result)
+                try:
+                    unit.done(None if unit.error is not None else unit.result)
+                except Exception as error:  # noqa: BLE001  # the other units' callers must not wait
+                    _log.error("a result could not be taken in", exc_info=error)
             future = unit.future
             if future is None or future.done():
                 continue

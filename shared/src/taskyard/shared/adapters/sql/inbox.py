@@ -50,6 +50,10 @@ class SqlInbox:
     def address(self) -> str:
         return self._address
 
+    @property
+    def present(self) -> bool:
+        return not self._is_closed
+
     async def take(self) -> Sequence[bytes]:
         while not self._buffer:
             if self._is_closed:
