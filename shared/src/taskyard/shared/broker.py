@@ -200,6 +200,8 @@ class Settlement(msgspec.Struct, kw_only=True, eq=False):
         park: the envelope (with `parking`) to put into the parking lot first.
         record: for the feed, where recording is on.
         replies: (address, body) pairs, as a best effort under the same confirm.
+        after: the delivery for which this was tried before, and which was lost meanwhile: what was
+            stored then is not stored again.
 
     """
 
@@ -208,6 +210,7 @@ class Settlement(msgspec.Struct, kw_only=True, eq=False):
     park: Envelope | None = None
     record: FeedRecord | None = None
     replies: tuple[tuple[str, bytes], ...] = ()
+    after: Delivery | None = None
 
     @property
     def publishes(self) -> bool:

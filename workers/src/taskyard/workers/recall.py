@@ -98,7 +98,8 @@ class Recall:
         found = self._lost.get(key)
         if found is not None and found[1]:
             self._forget(key)
-            return msgspec.structs.replace(found[0], delivery=delivery)
+            lost = found[0]
+            return msgspec.structs.replace(lost, delivery=delivery, after=lost.delivery)
         return Settlement(delivery=delivery) if self._has_settled(key) else None
 
     def _has_settled(self, key: RunKey) -> bool:

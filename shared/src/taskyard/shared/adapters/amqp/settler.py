@@ -106,7 +106,7 @@ class Settler:
         make = self._publisher.make
         for index in indexes:
             settlement = batch[index]
-            done = _token(settlement).published
+            done = _published(settlement)
             for copy in settlement.copies:
                 if not any(copy is other for other in done):
                     plan.envelopes.append((len(plan.items), index, copy))
@@ -174,6 +174,15 @@ def _failed(batch: Sequence[Settlement], plan: _Plan, receipts: Sequence[Receipt
             if index in failed and receipts[item].status is CONFIRMED:
                 _token(batch[index]).published += (envelope,)
     return failed
+
+
+def _published(settlement: Settlement) -> tuple[Envelope, ...]:
+    """Return what was confirmed when this was tried before, for this delivery or a lost one."""
+    token = _token(settlement)
+    if not token.published and settlement.after is not None:
+        before = settlement.after.token
+        token.published = before.published if isinstance(before, Token) else ()
+    return token.published
 
 
 def _token(settlement: Settlement) -> Token:
