@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from support.guarded import Guarded
+from support.guarded import Guarded, Launch
 from support.handshake import server_version
 from support.management import ManagementError
 from support.node_config import (
@@ -25,11 +25,12 @@ from support.node_config import (
     MEMORY_LIMIT,
     PLUGINS,
     NodeAddress,
-    launches,
+    epmd_launch,
     logs,
+    server_launch,
     write_files,
 )
-from support.ports import free_ports
+from support.ports import free_port, free_ports
 from support.roots import RabbitMQRoot
 from support.server import BlockingSharedNode, ToolError
 
@@ -53,6 +54,8 @@ class BlockingNode(BlockingSharedNode):
         config: Sequence[str] = (),
         advanced: str | None = None,
         plugins: Sequence[str] = PLUGINS,
+        address: NodeAddress | None = None,
+        cookie: str | None = None,
     ) -> None:
         """Prepare a node; `start` starts it.
 
@@ -61,11 +64,14 @@ class BlockingNode(BlockingSharedNode):
             config: Further lines for `rabbitmq.conf`, such as `consumer_timeout = 2000`.
             advanced: The text of an `advanced.config`.
             plugins: The plugins to enable; the management plugin is needed for virtual hosts.
+            address: Its names and ports; by default new ones.
+            cookie: The secret that it shares with others; by default it has one of its own.
         """
-        super().__init__(root, _new_address(), version="")
+        super().__init__(root, address or new_address(), version="")
         self._config = tuple(config)
         self._advanced = advanced
         self._plugins = tuple(plugins)
+        self._cookie = cookie
         self._running: Guarded | None = None
         self._alarms_on = False
         self._used_up = False
@@ -103,8 +109,9 @@ class BlockingNode(BlockingSharedNode):
             config=self._config,
             advanced=self._advanced,
             plugins=self._plugins,
+            cookie=self._cookie,
         )
-        self._running = Guarded(launches(self.root, self.address), remove=[self.folder])
+        self._running = Guarded(self._launches(), remove=[self.folder])
         try:
             self._wait_until_ready(timeout_s)
         except BaseException:
@@ -191,6 +198,10 @@ class BlockingNode(BlockingSharedNode):
             self.set_disk_alarm(on=False)
             self._alarms_on = False
 
+    def _launches(self) -> list[Launch]:
+        """What makes a node: an epmd of its own, and the server."""
+        return [epmd_launch(self.root, self.address), server_launch(self.root, self.address)]
+
     def _wait_until_ready(self, timeout_s: float) -> None:
         until = time.monotonic() + timeout_s
         while not self._is_ready():
@@ -232,16 +243,17 @@ class BlockingNode(BlockingSharedNode):
         return logs(self.root, self.address)
 
 
-def _new_address() -> NodeAddress:
+def new_address(*, epmd_port: int | None = None) -> NodeAddress:
+    """Return names and ports that nobody else has; the epmd's may be that of others."""
     unique = f"{os.getpid()}-{secrets.token_hex(3)}"
-    amqp, management, prometheus, distribution, epmd = free_ports(5)
+    amqp, management, prometheus, distribution = free_ports(4)
     return NodeAddress(
         nodename=f"taskyard-{unique}@localhost",
         amqp_port=amqp,
         management_port=management,
         prometheus_port=prometheus,
         distribution_port=distribution,
-        epmd_port=epmd,
+        epmd_port=epmd_port or free_port(),
         folder=f"/tmp/{_FOLDER_PREFIX}-{unique}",
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from support.blocking_node import BlockingNode
+from support.cluster import Cluster
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,8 @@ class BrokerUnderTest:
     """RabbitMQ's management API, where there is one."""
     node: BlockingNode | None = None
     """The private node, in tests marked `breaks_broker` on RabbitMQ."""
+    cluster: Cluster | None = None
+    """The private nodes, where the broker is a cluster."""
 
     @property
     def version_tuple(self) -> tuple[int, int]:

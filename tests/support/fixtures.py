@@ -12,6 +12,7 @@ import pytest
 
 from support.blocking_node import BlockingNode
 from support.broker import BrokerUnderTest
+from support.cluster import Cluster
 from support.process import Program
 from support.rabbitmq import Node, Server
 from support.roots import RabbitMQRoot
@@ -133,6 +134,46 @@ def broker_url(
             management_url=server.management_url,
             node=node,
         )
+
+
+@pytest.fixture(scope="session")
+def cluster_target(request: pytest.FixtureRequest) -> Target:
+    """The installation that this run of the test makes a cluster of."""
+    target: Target = request.param
+    refuse_absent(target)
+    return target
+
+
+@pytest.fixture(scope="module")
+def clusters() -> Iterator[Callable[[RabbitMQRoot], Cluster]]:
+    """One cluster per root for the tests of a module; three nodes are too many to keep for longer."""
+    made: dict[str, Cluster] = {}
+
+    def cluster(root: RabbitMQRoot) -> Cluster:
+        if root.name not in made:
+            made[root.name] = Cluster(root)
+        made[root.name].mend()
+        return made[root.name]
+
+    yield cluster
+    for each in made.values():
+        each.close()
+
+
+@pytest.fixture
+def cluster(cluster_target: Target, clusters: Callable[[RabbitMQRoot], Cluster]) -> Cluster:
+    """Three running nodes that are one broker, for this test to kill."""
+    assert cluster_target.root is not None
+    return clusters(cluster_target.root)
+
+
+@pytest.fixture
+def cluster_broker(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[BrokerUnderTest]:
+    """A fresh virtual host on a cluster, by a URL with all of its nodes."""
+    url = cluster.vhost(request.node.name)
+    yield BrokerUnderTest(url=url, kind="rabbitmq", version=cluster.version, cluster=cluster)
+    cluster.mend()
+    cluster.delete_vhost(url)
 
 
 @pytest.fixture

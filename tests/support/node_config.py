@@ -41,6 +41,7 @@ def write_files(
     config: Sequence[str],
     advanced: str | None,
     plugins: Sequence[str],
+    cookie: str | None = None,
 ) -> None:
     """Make the node's folder and put its configuration there.
 
@@ -50,6 +51,7 @@ def write_files(
         config: Further lines for `rabbitmq.conf`; they win over ours.
         advanced: The text of `advanced.config`, or None.
         plugins: The plugins to enable.
+        cookie: The secret that the nodes of a cluster share; by default the node gets one of its own.
     """
     folder = root.outside(address.folder)
     for name in ("data", "log"):
@@ -61,10 +63,15 @@ def write_files(
     (folder / "enabled_plugins").write_text(f"[{','.join(plugins)}].\n")
     if advanced is not None:
         (folder / "advanced.config").write_text(advanced)
-    cookie = folder / ".erlang.cookie"
-    if not cookie.exists():
-        cookie.write_text(secrets.token_hex(10).upper())
-        cookie.chmod(0o400)
+    secret = folder / ".erlang.cookie"
+    if not secret.exists():
+        secret.write_text(cookie or new_cookie())
+        secret.chmod(0o400)
+
+
+def new_cookie() -> str:
+    """Return a secret by which Erlang nodes know each other."""
+    return secrets.token_hex(10).upper()
 
 
 def _defaults(address: NodeAddress) -> dict[str, str]:
@@ -123,16 +130,21 @@ def environment(address: NodeAddress) -> dict[str, str]:
     }
 
 
-def launches(root: RabbitMQRoot, address: NodeAddress) -> list[Launch]:
-    """Return what to start for a node: its own epmd, and the server."""
-    surroundings = environment(address)
-    folder = root.outside(address.folder)
-    epmd = ["epmd", "-port", str(address.epmd_port), "-address", "127.0.0.1"]
-    server = [f"{root.scripts}/rabbitmq-server"]
-    return [
-        Launch(argv=root.argv(*argv), env=surroundings, output=str(folder / output))
-        for argv, output in ((epmd, "epmd.out"), (server, "server.out"))
-    ]
+def epmd_launch(root: RabbitMQRoot, address: NodeAddress) -> Launch:
+    """Return what to start for the register of ports that the nodes of one epmd find each other by."""
+    return _launch(root, address, "epmd", "-port", str(address.epmd_port), "-address", "127.0.0.1")
+
+
+def server_launch(root: RabbitMQRoot, address: NodeAddress) -> Launch:
+    """Return what to start for the server itself."""
+    return _launch(root, address, f"{root.scripts}/rabbitmq-server", output="server.out")
+
+
+def _launch(
+    root: RabbitMQRoot, address: NodeAddress, *argv: str, output: str = "epmd.out"
+) -> Launch:
+    path = root.outside(address.folder) / output
+    return Launch(argv=root.argv(*argv), env=environment(address), output=str(path))
 
 
 def logs(root: RabbitMQRoot, address: NodeAddress) -> str:

@@ -45,11 +45,14 @@ class Rig:
         self._start = start
         self._queues = tuple(queues)
         self._ledger = ledger
+        # On a cluster of an older release this is for the operator to choose.
+        self._type = "quorum" if target.cluster is not None else "auto"
 
     async def __aenter__(self) -> Self:
         await self.broker.open()
         spec = SetupSpec(
-            queues=tuple(QueueSpec(name=name) for name in self._queues), ledger=self._ledger
+            queues=tuple(QueueSpec(name=name, type=self._type) for name in self._queues),
+            ledger=self._ledger,
         )
         observed = await self.broker.observe(spec)
         await self.broker.apply(plan(self.broker.desired(spec, observed), observed))

@@ -39,6 +39,7 @@ class Siege:
     Attributes:
         rig: the installation, with a broker handle of its own that is not attacked.
         faults: what was done so far.
+        books: what was noted until the account.
 
     """
 
@@ -55,12 +56,15 @@ class Siege:
         self.target = target
         self.rig = Rig(target, start, folder)
         self.faults: list[Fault] = []
+        self.books = Books()
         self.notes = folder / "notes"
         self.notes.mkdir()
         self._start = start
         self._options = tuple(options)
         self._more_env = dict(env or {})
-        self._proxy = Proxy.to(target.url) if target.kind == "rabbitmq" else None
+        # A cluster's clients choose among its nodes, so there is nothing to put in between.
+        alone = target.kind == "rabbitmq" and target.cluster is None
+        self._proxy = Proxy.to(target.url) if alone else None
         self.workers = Crew(workers, self._start_worker)
         self.senders = Crew(0, self._start_sender)
         self._arms = Arms(target, self._proxy, self.workers, self.senders)
@@ -131,7 +135,8 @@ class Siege:
     async def _account(self) -> Account:
         parked = [job async for job in self.rig.broker.parked("default")]
         numbers = {json.loads(job.envelope.body)["number"] for job in parked}
-        return account(Books.of(self.notes), self.faults, numbers)
+        self.books = Books.of(self.notes)
+        return account(self.books, self.faults, numbers)
 
     async def roll(self) -> None:
         """Stop one worker after another in good order, each when the one before is back."""

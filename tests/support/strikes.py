@@ -7,10 +7,13 @@ from collections.abc import Awaitable, Callable
 
 from support.accounting import BROKER_KILLED
 from support.broker import BrokerUnderTest
+from support.cluster import Cluster
 from support.crew import Crew
 from support.process import Program
 from support.proxy import Proxy
+from support.rig import QUEUE
 from support.schedule import Strike
+from taskyard.shared.adapters.amqp.names import Names
 
 WORKER_KILLED = "worker killed"
 WORKER_FROZEN = "worker frozen"
@@ -20,6 +23,7 @@ CONNECTIONS_CUT = "connections cut"
 CONNECTIONS_CLOSED = "connections closed by the broker"
 HALF_OPEN = "connections half open"
 STALLED = "network stalled"
+LEADER_KILLED = "leader killed"
 BROKER_RESTARTED = "broker restarted"
 MEMORY_ALARM = "memory alarm"
 
@@ -56,6 +60,7 @@ class Arms:
         self.workers = workers
         self.senders = senders
         self._target = target
+        self._cluster = target.cluster
         self._proxy = proxy
         self._node, self._network = asyncio.Lock(), asyncio.Lock()
         self._on_processes = {
@@ -80,6 +85,10 @@ class Arms:
                 return NOBODY
             await act(victim, strike.for_s)
             return victim.pid
+        if self._cluster is not None and strike.kind == LEADER_KILLED:
+            async with self._node:
+                await asyncio.to_thread(self._kill_leader, self._cluster, strike)
+            return EVERYBODY
         if self._proxy is None:
             return NOBODY
         if strike.kind in self._on_node:
@@ -89,6 +98,10 @@ class Arms:
             async with self._network:
                 await _disturb(self._proxy, strike)
         return EVERYBODY
+
+    def _kill_leader(self, cluster: Cluster, strike: Strike) -> None:
+        queue = Names().work_queue(QUEUE)
+        cluster.kill_leader(self._target.url, queue, down_s=strike.for_s)
 
     def _close_connections(self) -> None:
         self._target.own_node().close_connections(self._target.url)

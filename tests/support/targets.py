@@ -53,6 +53,7 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
         ("rabbitmq_target", False, False),
         ("private_target", False, True),
         ("broker_target", embedded, breaks),
+        ("cluster_target", False, True),
     ):
         if fixture in metafunc.fixturenames:
             targets = rabbitmq_targets(private=private)

@@ -177,8 +177,10 @@ def _exchanges(names: Names) -> Iterator[Entity]:
 def _fixed_queues(names: Names) -> Iterator[Entity]:
     yield QueueObject(names.orphaned, arguments=_LOT)
     yield Binding(names.orphaned, names.orphaned)
-    # Routable, confirmed, and forgotten at once: a mandatory publish to it is a question.
-    sink = arguments({"x-queue-type": "classic", "x-max-length": 0})
+    # Routable, confirmed, and forgotten at once: a mandatory publish to it is a question. Replicated,
+    # because every producer of delayed jobs asks it: while the node of a classic one is dead, a
+    # probe is returned (before 4.x) or refused, as if no queue existed.
+    sink = arguments({"x-queue-type": "quorum", "x-max-length": 0})
     yield QueueObject(names.known, arguments=sink)
     control = arguments(
         {

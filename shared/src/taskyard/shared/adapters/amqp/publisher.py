@@ -41,6 +41,9 @@ _CHUNK: Final = 256
 #: What a publish costs beside its body, towards the cap.
 _OVERHEAD_BYTES: Final = 512
 _REOPEN_S: Final = 0.2
+#: How long a channel that was refused something may take to answer the rest; and how often at most
+#: it is changed for a new one.
+_RENEW_S: Final = 0.5
 
 CONFIRMED: Final = PublishStatus.CONFIRMED
 
@@ -75,6 +78,8 @@ class Publisher:
         self._methods: dict[tuple[str, str], bytes] = {}
         self._changed: asyncio.Future[None] | None = None
         self._stopped = False
+        self._retiring: Channel | None = None
+        self._renewed_s = -_RENEW_S
 
     @property
     def unconfirmed_bytes(self) -> int:
@@ -299,7 +304,24 @@ class Publisher:
                 self._confirmed(entry, accepted)
             if tag == self._lowest:
                 self._lowest = tag + 1
+        if not accepted:
+            self._renew()
+        if self._retiring is not None and not self._pending:
+            self._retiring.discard()
         self._wake()
+
+    def _renew(self) -> None:
+        """Change to a new channel, as soon as what is on its way is answered.
+
+        RabbitMQ 3.x goes on to refuse what a channel publishes to a quorum queue whose leader was
+        dead at its first publish there, until that node is back; a new one finds the new leader.
+        """
+        channel, now_s = self._channel, self._clock.monotonic_s()
+        if channel is None or now_s < self._renewed_s + _RENEW_S:
+            return
+        self._renewed_s = now_s
+        self._channel, self._retiring = None, channel
+        asyncio.get_running_loop().call_later(_RENEW_S, channel.discard)
 
     def _confirmed(self, entry: tuple[Flight, int, int], accepted: bool) -> None:
         flight, index, size = entry
@@ -346,7 +368,7 @@ class Publisher:
             await channel.wait_closed()
 
     def _on_close(self, reason: TaskyardError) -> None:
-        self._channel = None
+        self._channel = self._retiring = None
         if isinstance(reason, ChannelClosed):
             self._refused(reason)
         self._lose(str(reason))

@@ -267,6 +267,11 @@ class Questions:
                     raise
                 if self._clock.monotonic_s() >= ends_s:
                     raise Unavailable(str(refusal)) from refusal
+            except Unavailable as error:
+                if (queue := values.get("queue")) is None or not self._link.connected:
+                    raise
+                text = f"{error} when asked about queue {queue}; the node that holds it may be down"
+                raise Unavailable(text) from error
             await asyncio.sleep(_NODE_GAP_S)
 
     async def declare(self, entity: Exchange | QueueObject, *, passive: bool = False) -> Any:
