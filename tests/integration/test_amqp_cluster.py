@@ -27,6 +27,8 @@ pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
 NAMES = Names()
 #: From here on a node that is away keeps its exclusive queues.
 KEEPS_LOCKS = (4, 2)
+#: From here on a queue waits for the consumers of a node that is away.
+WAITS_FOR_NODES = (4, 3)
 ME = Owner(host="here", pid=1, since_ms=1)
 OTHER = Owner(host="there", pid=2, since_ms=2)
 
@@ -77,6 +79,37 @@ async def test_delayed_jobs_need_no_single_node(
         assert refused.status is PublishStatus.UNROUTABLE
         assert "there is no queue 'nowhere'" in refused.detail
         assert await work_off(broker, 40) == {job.id for job in waiting + later}
+
+
+async def test_what_a_dead_node_had_given_out_goes_to_others(
+    cluster: Cluster, cluster_broker: BrokerUnderTest
+) -> None:
+    """Jobs in the hands of connections to a dead node come to others, flagged: at once, or, where
+    RabbitMQ waits for the node, after the time that its operator has set.
+    """
+    policy = {
+        "pattern": ".*",
+        "definition": {"consumer-disconnected-timeout": 3000},
+        "apply-to": "quorum_queues",
+    }
+    async with site_of(cluster_broker) as site:
+        if cluster_broker.version_tuple >= WAITS_FOR_NODES:
+            cluster.management.request("PUT", f"policies/{vhost(cluster_broker)}/soon", policy)
+        await site.set_up("default")
+        leader = cluster.leader(cluster_broker.url, NAMES.work_queue("default"))
+        other = next(member for member in cluster.members if member is not leader)
+        there = await site.open(leader.url_of(vhost(cluster_broker)))
+        here = await site.open(other.url_of(vhost(cluster_broker)))
+        held = await there.consume("default", credit=10)
+        await publish(here, jobs("default", 1))
+        (first,) = await held.take()
+        await asyncio.to_thread(leader.kill)
+        consumer = await here.consume("default", credit=10)
+        async with asyncio.timeout(20):
+            (again,) = await consumer.take()
+        assert again.envelope.id == first.envelope.id
+        assert again.redelivered
+        await here.settle([Settlement(delivery=again)], deadline_s=20)
 
 
 async def test_the_control_log_outlives_its_leader(

@@ -27,10 +27,17 @@ from support.server import ToolError, vhost_of
 SIZE = 3
 #: Three nodes start at once, on few cores.
 START_S = 120.0
+PATIENCE_S = 30.0
 
 
 class Member(BlockingNode):
     """One node of a cluster; its epmd is the cluster's."""
+
+    @property
+    def management(self) -> Management:
+        """Its management API: what all nodes must agree on takes its time when they have just met."""
+        assert self.management_url is not None
+        return Management(self.management_url, timeout_s=PATIENCE_S)
 
     def kill(self) -> None:
         """Kill the server (SIGKILL) at once: what it alone has not written down, the others have."""

@@ -2,7 +2,7 @@
 
 `Node` is a node of one's own, to be stopped, killed and filled; `Server` one that other tests use
 too. Each has the blocking twin as `.blocking`, for tests without a loop.
-A cluster of nodes would be a third kind, made of several `BlockingNode`s with one Erlang cookie.
+`cluster` makes three `BlockingNode`s one broker.
 """
 
 from __future__ import annotations
