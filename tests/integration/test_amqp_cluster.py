@@ -22,7 +22,7 @@ from taskyard.shared.control import cancel_record
 from taskyard.shared.envelope import Envelope
 from taskyard.shared.errors import Unavailable
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow, pytest.mark.system]
 
 NAMES = Names()
 #: From here on a node that is away keeps its exclusive queues.

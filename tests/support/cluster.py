@@ -41,7 +41,7 @@ class Member(BlockingNode):
 
     def kill(self) -> None:
         """Kill the server (SIGKILL) at once: what it alone has not written down, the others have."""
-        self._wounded = True
+        self._used_up = True
         self._end(signal.SIGKILL, timeout_s=10.0)
 
     def _launches(self) -> list[Launch]:
@@ -100,12 +100,17 @@ class Cluster:
         return self._any().management
 
     def vhost(self, name: str) -> str:
-        """Create a virtual host; return its URL, with all nodes in it."""
-        return self.url_of(self._any().vhost(name))
+        """Create a virtual host; return its URL, with all nodes in it.
+
+        Nodes that have just met may be too busy with each other to agree on one at once.
+        """
+        url = eventually_blocking(lambda: self._any().vhost(name), within=START_S, every=0.5)
+        return self.url_of(url)
 
     def delete_vhost(self, url: str) -> None:
         """Delete the virtual host of a URL, with everything in it."""
-        self.management.delete_vhost(vhost_of(url))
+        with contextlib.suppress(ManagementError):  # the cluster goes with the module
+            self.management.delete_vhost(vhost_of(url))
 
     def leader(self, url: str, queue: str) -> Member:
         """Return the node that leads a queue or stream of the virtual host of `url`, or holds it.

@@ -12,6 +12,8 @@ from support.roots import ROOTS_VARIABLE, RabbitMQRoot, installed_roots
 
 URL_VARIABLE = "TASKYARD_TEST_AMQP_URL"
 MANAGEMENT_VARIABLE = "TASKYARD_TEST_MANAGEMENT_URL"
+#: Set, clusters are made of every installation, and not of the newest alone: each takes minutes.
+CLUSTERS_VARIABLE = "TASKYARD_TEST_ALL_CLUSTERS"
 
 ABSENT = "RabbitMQ is not installed here, so this was not tested"
 
@@ -57,6 +59,8 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     ):
         if fixture in metafunc.fixturenames:
             targets = rabbitmq_targets(private=private)
+            if fixture == "cluster_target" and not os.environ.get(CLUSTERS_VARIABLE):
+                targets = targets[-1:]
             params = [
                 pytest.param(target, id=target.id, marks=pytest.mark.rabbitmq) for target in targets
             ]

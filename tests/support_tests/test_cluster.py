@@ -14,6 +14,8 @@ from support.eventually import NeverHappened, eventually_blocking
 from support.handshake import server_version
 from support.server import vhost_of
 
+pytestmark = [pytest.mark.slow, pytest.mark.system]
+
 QUORUM = {"x-queue-type": "quorum"}
 
 
@@ -46,7 +48,6 @@ def test_the_nodes_are_one_broker(cluster: Cluster, cluster_broker: BrokerUnderT
     assert len({member.address.nodename for member in cluster.members}) == SIZE
 
 
-@pytest.mark.slow
 def test_another_leads_when_the_leader_is_killed(
     cluster: Cluster, cluster_broker: BrokerUnderTest
 ) -> None:
@@ -74,7 +75,6 @@ def test_another_leads_when_the_leader_is_killed(
     assert {take(cluster, url), take(cluster, url)} == {b"precious", b"more"}
 
 
-@pytest.mark.slow
 def test_a_stopped_node_comes_back(cluster: Cluster, cluster_broker: BrokerUnderTest) -> None:
     """An orderly stop and start of any node leaves the cluster whole."""
     put(cluster, cluster_broker.url, b"kept")
