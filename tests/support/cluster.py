@@ -112,6 +112,10 @@ class Cluster:
         with contextlib.suppress(ManagementError):  # the cluster goes with the module
             self.management.delete_vhost(vhost_of(url))
 
+    def close_connections(self, url: str) -> int:
+        """Have the nodes that run close every connection to the virtual host of `url`."""
+        return self._any().close_connections(url)
+
     def leader(self, url: str, queue: str) -> Member:
         """Return the node that leads a queue or stream of the virtual host of `url`, or holds it.
 

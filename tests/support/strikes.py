@@ -85,10 +85,8 @@ class Arms:
                 return NOBODY
             await act(victim, strike.for_s)
             return victim.pid
-        if self._cluster is not None and strike.kind == LEADER_KILLED:
-            async with self._node:
-                await asyncio.to_thread(self._kill_leader, self._cluster, strike)
-            return EVERYBODY
+        if self._cluster is not None:
+            return await self._use_on(self._cluster, strike)
         if self._proxy is None:
             return NOBODY
         if strike.kind in self._on_node:
@@ -99,9 +97,17 @@ class Arms:
                 await _disturb(self._proxy, strike)
         return EVERYBODY
 
-    def _kill_leader(self, cluster: Cluster, strike: Strike) -> None:
-        queue = Names().work_queue(QUEUE)
-        cluster.kill_leader(self._target.url, queue, down_s=strike.for_s)
+    async def _use_on(self, cluster: Cluster, strike: Strike) -> int:
+        url = self._target.url
+        if strike.kind == LEADER_KILLED:
+            queue = Names().work_queue(QUEUE)
+            async with self._node:
+                await asyncio.to_thread(cluster.kill_leader, url, queue, down_s=strike.for_s)
+        elif strike.kind == CONNECTIONS_CLOSED:
+            await asyncio.to_thread(cluster.close_connections, url)
+        else:
+            return NOBODY
+        return EVERYBODY
 
     def _close_connections(self) -> None:
         self._target.own_node().close_connections(self._target.url)
