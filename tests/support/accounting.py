@@ -171,7 +171,8 @@ def account(books: Books, faults: Sequence[Fault], parked: Collection[int] = ())
                 found.unexplained.append((first, second))
                 continue
             found.reasons[cause] += 1
-            if first.job != second.job or not _marked(first, second, cause):
+            known = cause == BROKER_KILLED or number in books.again
+            if first.job != second.job or not (known or _marked(first, second)):
                 found.unmarked.append((first, second))
     return found
 
@@ -193,13 +194,13 @@ def _cause(first: Run, second: Run, books: Books, causes: _Causes) -> str | None
     return cause
 
 
-def _marked(first: Run, second: Run, cause: str) -> bool:
+def _marked(first: Run, second: Run) -> bool:
     """Say whether one of two runs tells that it may not be the only one.
 
-    A broker that is killed forgets what it had marked, and who sends again sends the same job:
-    those are known by the job's id and attempt alone.
+    A broker that is killed forgets what it had marked, and who sends again sends the same job, with
+    deliveries of its own: those are known by the job's id and attempt alone.
     """
-    return cause in {SENT_AGAIN, BROKER_KILLED} or max(first.deliveries, second.deliveries) > 1
+    return max(first.deliveries, second.deliveries) > 1
 
 
 class _Causes:

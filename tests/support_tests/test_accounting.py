@@ -90,6 +90,10 @@ def test_a_job_that_was_sent_again_may_run_twice(tmp_path: Path) -> None:
     assert twice.more == {1}
     assert dict(twice.reasons) == {"sent again, its confirm was lost": 1}
     assert not twice.unmarked
+    over_the_cut = [*ZERO, start(4.9, 1), end(4.95, 1), start(5.5, 1), end(5.6, 1)]
+    twice = found(tmp_path, over_the_cut, CUT, sent=sent)
+    assert (dict(twice.reasons), twice.unmarked) == ({"connections cut": 1}, [])
+    assert found(tmp_path, over_the_cut, CUT).unmarked
 
 
 def test_the_last_words_of_a_process_may_be_cut_off(tmp_path: Path) -> None:
