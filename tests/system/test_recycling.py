@@ -130,15 +130,16 @@ async def test_a_stand_still_does_not_wait_for_calls(taskyard, tmp_path):
     async with rig:
         worker = await rig.worker("--max-rss", "150M", module="leaky")
         # One that runs when memory is seen to be too much, until the second has come on a busy
-        # machine too, and one that still runs when that one has ended.
-        await rig.send(rig.job("outer", {**path, "calls": 120}))
+        # machine too; and one that comes only then, and still runs when that one has ended.
+        await rig.send(rig.job("outer", {**path, "calls": 200}))
         await rig.noted(1)
         await rig.send(*(rig.job("leak", path) for _ in range(12)))
-        await rig.noted(15)
+        await eventually(lambda: sum(run["line"] == "leak" for run in rig.seen()) == 12)
+        await rig.noted(len(rig.seen()) + 15)  # three times as long as between two looks
         await rig.send(rig.job("outer", {**path, "calls": 300}))
         await worker.wait_line("no job starts until", within=30)
-        assert len(rig.seen()) < 420 + 12
-        await rig.noted(420 + 12, within=28)  # the first patience is 30 s
+        assert len(rig.seen()) < 500 + 12
+        await rig.noted(500 + 12, within=28)  # the first patience is 30 s
         worker.terminate()
         assert await worker.wait_exit(within=40) == 0
 

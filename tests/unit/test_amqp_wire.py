@@ -200,6 +200,11 @@ def test_failures_are_only_told_where_they_are_counted() -> None:
     assert wire.decode(properties, b"", queue="q", counted=True).failures == 3
     properties.headers = None
     assert wire.decode(properties, b"", queue="q", counted=True).failures == 0
+    handed_back = {"x-acquired-count": 1}
+    for counts, failures in ((None, 1), (handed_back, 0), ({"x-delivery-count": 0}, 0)):
+        properties.headers = counts
+        again = wire.decode(properties, b"", queue="q", counted=True, redelivered=True)
+        assert again.failures == failures
 
 
 def test_a_park_error_that_cannot_be_read_loses_nothing() -> None:

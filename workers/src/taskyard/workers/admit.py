@@ -156,9 +156,7 @@ def _run(delivery: Delivery, handler: Handler, rules: Rules, losses: int) -> Adm
 def _count(delivery: Delivery, rules: Rules, losses: int) -> Admission:
     """Charge a delivery that came before, or park it when it came too often."""
     counts = delivery.failures is not None
-    # What came back from a node of the broker that died is flagged only, and not counted by any:
-    # it may run a second time, and must say so.
-    earlier = delivery.failures or int(delivery.redelivered)
+    earlier = delivery.failures if delivery.failures is not None else int(delivery.redelivered)
     charged = max(earlier - losses, 0)
     deliveries = delivery.envelope.deliveries + charged
     if deliveries > rules.max_deliveries:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from struct import Struct
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from taskyard.shared import wire
 from taskyard.shared.adapters.amqp.fields import SHORT_MAX, intern_header, write_short, write_table
@@ -15,8 +15,13 @@ from taskyard.shared.broker import Delivery
 from taskyard.shared.envelope import JSON, Envelope, mint_id
 from taskyard.shared.priority import HIGHEST, NORMAL
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 #: How often earlier hand-overs failed, on quorum queues that count just that (4.3 and later).
 _FAILURES: Final = "x-delivery-count"
+#: How often it was handed over before, whatever came of it.
+_HAND_OVERS: Final = "x-acquired-count"
 
 #: Characters that fit into a short text whatever they are.
 _SURELY_SHORT: Final = SHORT_MAX // 4
@@ -124,8 +129,7 @@ def decode(
         fields["enqueued_ms"] = timestamp * 1000
     failures = None
     if counted:
-        found = headers.get(_FAILURES, 0) if headers else 0
-        failures = found if type(found) is int else 0
+        failures = _failures(headers or {}, redelivered=redelivered)
     return Delivery(
         envelope=Envelope(
             id=job_id or mint_id(),
@@ -143,6 +147,18 @@ def decode(
         defect=defect,
         token=token,
     )
+
+
+def _failures(headers: Mapping[str, object], *, redelivered: bool) -> int:
+    """Return how often earlier hand-overs failed, as a queue says that counts just that.
+
+    What a node had given out when it died comes again flagged, and counted in no way (seen on 4.3): it
+    may run a second time, and must say so. What was handed back has its hand-overs counted.
+    """
+    found = headers.get(_FAILURES)
+    if type(found) is int:
+        return found
+    return int(redelivered and _HAND_OVERS not in headers)
 
 
 def _cut(text: str) -> str:
