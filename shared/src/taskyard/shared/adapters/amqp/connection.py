@@ -198,6 +198,22 @@ class Connection(AsyncioConnection):  # type: ignore[misc]
             at = stop + 1
         self._rest = data[at:] if at < end else b""
 
+    def _adapter_connect_stream(self) -> None:
+        """Begin to connect; a peer that is gone by the time pika looks ends that at once.
+
+        pika raises into the event loop then, and would sit there until `_HANDSHAKE_S` have passed.
+        """
+        create = self._nbio.create_streaming_connection
+
+        def tolerant(*, on_done: Callable[[Any], None], **more: Any) -> Any:
+            try:
+                return create(on_done=on_done, **more)
+            except ValueError as error:  # it has closed the socket
+                return asyncio.get_running_loop().call_soon(on_done, error)
+
+        self._nbio.create_streaming_connection = tolerant
+        super()._adapter_connect_stream()
+
     def _on_connection_workflow_done(self, outcome: Any) -> None:
         """Take the end of connecting, which pika reports by a class when it was aborted."""
         super()._on_connection_workflow_done(outcome() if isinstance(outcome, type) else outcome)
