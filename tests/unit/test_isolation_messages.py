@@ -155,3 +155,10 @@ def test_an_envelope_of_a_stranger_travels():
     got = decode_to_child(body)
     assert isinstance(got, Order)
     assert got.envelope.extra == {"x": "(3+4j)", "n": [1, b"2"]}
+
+
+def test_text_that_is_no_utf_8_is_a_broken_frame() -> None:
+    """It is no `DecodeError`: the child has to be killed for it all the same."""
+    said = encode(Logged("words"))[HEAD:]
+    with pytest.raises(BrokenFrame):
+        decode_to_worker(said.replace(b"words", b"w\xff\xfeds"))

@@ -95,7 +95,7 @@ def test_closing_ends_the_waiting(replies: Replies) -> None:
         waiting.result()
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"job":1}', b"\xff"])
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"job":1}', b"\xff", b'{"job": "\xff\xfe"}'])
 def test_a_foreign_message_in_the_inbox_is_dropped(replies: Replies, body: bytes) -> None:
     """What is no reply is logged and does no harm."""
     replies._read_one(body)

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from support.eventually import eventually
@@ -270,3 +271,17 @@ async def test_a_job_waits_for_the_address_of_its_reply(spool, wire, wants):
         replies.is_there = True
     await eventually(lambda: wire.arrived)
     await running
+
+
+async def test_a_damaged_entry_does_not_stop_those_behind_it(spool, wire):
+    """Text that is no UTF-8 is no `DecodeError`: the entry is kept aside, the next one goes out."""
+    await put(spool, job(), job())
+    flow = await spool.consume()
+    first, second = await flow.take()
+    broken = bytes(first.envelope.body).replace(b"mail.send", b"mail.\xff\xff\xff\xff")
+    damaged = msgspec.structs.replace(first.envelope, body=broken)
+    flusher = Flusher(wire, wire.publish, spool)
+    await flusher._forward([msgspec.structs.replace(first, envelope=damaged), second])
+    assert wire.arrived == [second.envelope.id]
+    state = await spool.state()
+    assert (state.pending, state.refused) == (0, 1)

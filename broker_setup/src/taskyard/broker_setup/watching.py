@@ -10,9 +10,8 @@ import asyncio
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from taskyard.shared.broker import park_reason_of
+from taskyard.shared.envelope import UNREADABLE
 from taskyard.shared.errors import ConfigurationError
 from taskyard.shared.feed import Reply, decode_reply
 
@@ -81,7 +80,7 @@ class Watch:
             for body in bodies:
                 try:
                     self._arrived(decode_reply(body))
-                except msgspec.MsgspecError:
+                except UNREADABLE:
                     continue  # anybody may write to an address; this is none of our jobs
             self._news.set()
 

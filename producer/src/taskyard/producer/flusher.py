@@ -10,7 +10,7 @@ import msgspec
 
 from taskyard.shared.broker import PublishStatus, Settlement
 from taskyard.shared.clock import SystemClock
-from taskyard.shared.envelope import Parking
+from taskyard.shared.envelope import UNREADABLE, Parking
 from taskyard.shared.errors import Unavailable
 from taskyard.shared.logs import get_logger
 from taskyard.shared.spool import unwrap
@@ -115,7 +115,7 @@ class Flusher:
         for delivery in batch:
             try:
                 found.append((delivery, unwrap(delivery.envelope)))
-            except msgspec.MsgspecError as error:
+            except UNREADABLE as error:
                 damaged.append(self._aside(delivery, ParkReason.INVALID, str(error)))
         await self._end(damaged)
         return found

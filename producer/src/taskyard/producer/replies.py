@@ -14,8 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-import msgspec
-
+from taskyard.shared.envelope import UNREADABLE
 from taskyard.shared.errors import TaskyardError, Unavailable
 from taskyard.shared.feed import Reply, decode_reply
 
@@ -161,7 +160,7 @@ class Replies:
     def _read_one(self, body: bytes) -> None:
         try:
             reply = decode_reply(body)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             _log.warning("dropped a message that is no reply: %s", error)
         else:
             self.deliver(reply)

@@ -108,7 +108,7 @@ def unwrap(entry: Envelope) -> Envelope:
     """Return the envelope of an entry.
 
     Raises:
-        msgspec.MsgspecError: it is none, or damaged.
+        UNREADABLE (of `envelope`): it is none, or damaged.
 
     """
     return _decode(entry.body)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 
+from taskyard.shared.envelope import UNREADABLE
 from taskyard.shared.logs import get_logger
 from taskyard.workers.isolation.messages import (
     BrokenFrame,
@@ -164,7 +165,7 @@ class Child(asyncio.BufferedProtocol):
         """Log a line of the child as one of ours; it was filtered there."""
         try:
             fields = {**self._fields, **_json.decode(line)}
-        except msgspec.MsgspecError:  # it was cut
+        except UNREADABLE:  # it was cut
             fields = {**self._fields, "event": "a log line too long to be read", "line": line}
         for name in ("timestamp", "self"):  # ours is the time; the other is no keyword
             fields.pop(name, None)

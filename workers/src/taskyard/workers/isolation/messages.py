@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from taskyard.shared.envelope import Envelope
+from taskyard.shared.envelope import UNREADABLE, Envelope
 from taskyard.shared.errors import TaskyardError
 from taskyard.shared.job import ResolvedOptions
 from taskyard.shared.outcomes import Cancelled, Failed, HandedBack, Parked, Retried, Succeeded
@@ -209,7 +209,7 @@ def decode_to_child(body: bytes | bytearray) -> ToChild:
     """Read a message of the worker (BrokenFrame when it is none)."""
     try:
         return _to_child.decode(body)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise BrokenFrame(str(error)) from error
 
 
@@ -217,7 +217,7 @@ def decode_to_worker(body: bytes | bytearray) -> ToWorker:
     """Read a message of a child (BrokenFrame when it is none)."""
     try:
         return _to_worker.decode(body)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise BrokenFrame(str(error)) from error
 
 
