@@ -59,7 +59,7 @@ test-unit: .venv/.dev ## the tests that need no server
 	$(PY) -m pytest -m "not rabbitmq and not system and not slow" $(ARGS)
 
 chaos: .venv/.dev rabbitmq ## attack it for hours: kills, cuts, alarms, floods; ARGS="-k leader" for one attack
-	$(PY) -m pytest -s -m chaos tests/chaos $(ARGS)
+	$(PY) -m pytest -s -m chaos -o faulthandler_timeout=0 tests/chaos $(ARGS)
 
 demo: .venv/.runtime ## a small shop end to end, on the embedded broker or on TASKYARD_BROKER_URL
 	$(PY) -m examples.checkout.demo $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import pika.exceptions
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from taskyard.shared.adapters.amqp.connection import Connection
 
 CALL_S: Final = 10.0
+#: So many cancelled consumers are remembered: what a broker still delivers for one follows closely.
+_REMEMBERED: Final = 64
 
 NOT_FOUND: Final = 404
 ACCESS_REFUSED: Final = 403
@@ -55,6 +58,7 @@ class Channel:
         self._on_message: dict[str, Callable[[Message], None]] = {}
         self._on_confirm: Callable[[int, bool, bool], None] | None = None
         self._consumers = 0
+        self._former: deque[str] = deque()
         self.on_close: list[Callable[[TaskyardError], None]] = []
         raw.add_on_close_callback(self._ended)
         raw.add_on_cancel_callback(self._cancelled)
@@ -144,16 +148,19 @@ class Channel:
         return f"taskyard-{self._consumers}"
 
     async def cancel(self, tag: str, *, timeout_s: float = CALL_S) -> None:
-        """Cancel a consumer; what arrives until the broker's answer still reaches its callback.
+        """Cancel a consumer; what still arrives for it reaches its callback, also after the answer.
 
-        (pika's own `basic_cancel` rejects it, which counts as a failed delivery.)
+        A quorum queue's deliveries do not come from the process that answers, so some may follow
+        it. (pika's own `basic_cancel` rejects what arrives, which counts as a failed delivery.)
         """
         self._on_cancel.pop(tag, None)
 
         def start(answered: Callable[..., None]) -> None:
             def done(frame: Any) -> None:
                 self.raw._cleanup_consumer_ref(tag)
-                self._on_message.pop(tag, None)
+                self._former.append(tag)
+                if len(self._former) > _REMEMBERED:
+                    self._on_message.pop(self._former.popleft(), None)
                 answered(frame)
 
             self.raw._rpc(
@@ -187,7 +194,7 @@ class Channel:
         await self.call("confirm_delivery", ack_nack_callback=_never)
 
     def delivered(self, consumer_tag: str, message: Message) -> None:
-        """Pass a delivery on; one for a cancelled consumer goes back when the channel closes."""
+        """Pass a delivery on; what nobody wants any more goes back when the channel closes."""
         on_message = self._on_message.get(consumer_tag)
         if on_message is not None:
             on_message(message)

@@ -304,8 +304,8 @@ class AmqpConsumer:
         clock = self._clock
 
         def on_message(message: Message) -> None:
-            if intake is None or self._intake is not intake:
-                return
+            if intake is None or self._intake is not intake or self._ended:
+                return  # it goes back, uncharged, when the channel closes
             token = intake.arrived(message.tag, grant=grant, at_ms=clock.now_ms())
             self._arrived.append((message, token))
             if self._waiter is not None:
