@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
 import msgspec
+import pika
 import pytest
 
 from integration.test_amqp_data_plane import collect, job, set_up
@@ -64,6 +66,34 @@ async def test_an_acknowledgement_that_never_arrived_is_given_again(target, task
             await rig.emptied()
             assert await rig.metric(worker, "job_run_seconds_count", task="sleep") == 3
             assert not [parked async for parked in rig.broker.parked(QUEUE)]
+
+
+def publish_twice(url: str, task: str, body: bytes) -> None:
+    """Publish two jobs that nothing tells apart, and have both flagged as redelivered."""
+    own = pika.BasicProperties(correlation_id="x", message_id="m", type=task, delivery_mode=2)
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        for _ in range(2):
+            channel.basic_publish("taskyard.tasks", QUEUE, body, own)
+        arriving = channel.consume(f"taskyard.q.{QUEUE}", inactivity_timeout=DEADLINE_S)
+        for _, (method, _, _) in zip(range(2), arriving, strict=False):
+            assert method is not None
+
+
+async def test_two_jobs_that_nothing_tells_apart_are_both_settled(target, taskyard, tmp_path):
+    """A client that uses its ids twice: the second is no sign that the first was lost, whose delivery
+    was forgotten then, and stayed unacknowledged until the worker stopped.
+    """
+    async with Rig(target, taskyard, tmp_path) as rig:
+        await asyncio.to_thread(publish_twice, target.url, "sleep", b'{"seconds": 2}')
+        worker = await rig.worker("--concurrency", "2")
+
+        async def both_ran() -> bool:
+            return await rig.metric(worker, "job_run_seconds_count", task="sleep") == 2
+
+        await eventually(both_ran, within=20)
+        await rig.emptied()
 
 
 @pytest.mark.parametrize("how", ["retry", "park"])

@@ -190,6 +190,11 @@ class Delivery(msgspec.Struct, kw_only=True, eq=False):
     defect: str | None = None
     token: object = None
 
+    @property
+    def ours(self) -> bool:
+        """Whether it is known that it can still be settled; tokens may say so in their own `ours`."""
+        return getattr(self.token, "ours", False)
+
 
 class Settlement(msgspec.Struct, kw_only=True, eq=False):
     """How one delivery ends: everything in it is durable before the delivery is given up.

@@ -248,7 +248,8 @@ class Lane:
         """Take a delivery back that this process already runs, or has run: nobody died."""
         key = key_of(delivery.envelope)
         for attempt in self.running:
-            if key_of(attempt.delivery.envelope) == key:
+            # While that delivery is ours this one is another job, of a client that uses ids twice.
+            if key_of(attempt.delivery.envelope) == key and not attempt.delivery.ours:
                 attempt.delivery = delivery
                 attempt.taken_s = self._machinery.clock.monotonic_s()
                 return True
