@@ -11,7 +11,14 @@ import pytest
 from taskyard.shared.adapters.amqp import connect
 from taskyard.shared.adapters.amqp.broker import AmqpBroker
 from taskyard.shared.adapters.amqp.consumer import AmqpConsumer
-from taskyard.shared.broker import BrokerOptions, QueueSpec, Settlement, SettleStatus, SetupSpec
+from taskyard.shared.broker import (
+    BrokerOptions,
+    Consumer,
+    QueueSpec,
+    Settlement,
+    SettleStatus,
+    SetupSpec,
+)
 from taskyard.shared.envelope import Envelope, mint_id
 from taskyard.shared.topology import plan
 
@@ -39,6 +46,22 @@ async def fill(broker: AmqpBroker, kind: str, number: int) -> set[str]:
     for first in range(0, number, 2000):
         await broker.publish(jobs[first : first + 2000], deadline_s=DEADLINE_S)
     return {job.id for job in jobs}
+
+
+async def deliver_late(broker: AmqpBroker, consumer: Consumer) -> str:
+    """Deliver one job more for the first consumer tag, which is cancelled, and return its id.
+
+    It is fetched on that channel, and passed on as the broker's own delivery would be.
+    """
+    job = Envelope(id=mint_id(), queue="work", task="ok", enqueued_ms=1)
+    await broker.publish([job], deadline_s=DEADLINE_S)
+    assert isinstance(consumer, AmqpConsumer)
+    channel = consumer._channel
+    assert channel is not None
+    while (late := await channel.get("taskyard.q.work")) is None:
+        await asyncio.sleep(0.01)
+    channel.delivered("taskyard-1", late)
+    return job.id
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
@@ -71,24 +94,15 @@ async def test_no_delivery_is_left_over_when_credit_varies(broker: AmqpBroker, k
 async def test_a_delivery_after_the_answer_to_cancel_is_taken(
     broker: AmqpBroker, kind: str
 ) -> None:
-    """It used to be dropped, and stayed unacknowledged as long as the channel lived. Made here by
-    fetching a job on that channel, and passing it on as one for the consumer that is cancelled.
-    """
+    """It used to be dropped, and stayed unacknowledged as long as the channel lived."""
     ids = await fill(broker, kind, 1)
     consumer = await broker.consume("work", credit=4, ttr_s=60.0)
     async with asyncio.timeout(DEADLINE_S):
         first = (await consumer.take())[0]
-        again = Envelope(id=mint_id(), queue="work", task="ok", enqueued_ms=1)
         await consumer.set_credit(0)
-        await broker.publish([again], deadline_s=DEADLINE_S)
-        assert isinstance(consumer, AmqpConsumer)
-        channel = consumer._channel
-        assert channel is not None
-        while (late := await channel.get("taskyard.q.work")) is None:
-            await asyncio.sleep(0.01)
-        channel.delivered("taskyard-1", late)
+        again = await deliver_late(broker, consumer)
         second = (await consumer.take())[0]
-        assert {first.envelope.id, second.envelope.id} == ids | {again.id}
+        assert {first.envelope.id, second.envelope.id} == ids | {again}
         statuses = await broker.settle(
             [Settlement(delivery=first), Settlement(delivery=second)], deadline_s=DEADLINE_S
         )
@@ -104,16 +118,9 @@ async def test_a_delivery_after_the_stop_goes_back(broker: AmqpBroker, kind: str
     async with asyncio.timeout(DEADLINE_S):
         first = (await consumer.take())[0]
         await consumer.stop()
-        again = Envelope(id=mint_id(), queue="work", task="ok", enqueued_ms=1)
-        await broker.publish([again], deadline_s=DEADLINE_S)
-        assert isinstance(consumer, AmqpConsumer)
-        channel = consumer._channel
-        assert channel is not None
-        while (late := await channel.get("taskyard.q.work")) is None:
-            await asyncio.sleep(0.01)
-        channel.delivered("taskyard-1", late)
+        again = await deliver_late(broker, consumer)
         await broker.settle([Settlement(delivery=first)], deadline_s=DEADLINE_S)
         other = await broker.consume("work", credit=4, ttr_s=60.0)
         delivery = (await other.take())[0]
-        assert delivery.envelope.id == again.id
+        assert delivery.envelope.id == again
         await broker.settle([Settlement(delivery=delivery)], deadline_s=DEADLINE_S)

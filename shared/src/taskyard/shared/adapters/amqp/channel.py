@@ -150,8 +150,8 @@ class Channel:
     async def cancel(self, tag: str, *, timeout_s: float = CALL_S) -> None:
         """Cancel a consumer; what still arrives for it reaches its callback, also after the answer.
 
-        A quorum queue's deliveries do not come from the process that answers, so some may follow
-        it. (pika's own `basic_cancel` rejects what arrives, which counts as a failed delivery.)
+        Dropped, it would be unacknowledged as long as the channel lives. (pika's own
+        `basic_cancel` rejects what arrives, which counts as a failed delivery.)
         """
         self._on_cancel.pop(tag, None)
 
