@@ -48,6 +48,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "breaks_broker: kills, restarts or fills its broker: gets a private one"
     )
+    config.addinivalue_line(
+        "markers", "on_cluster: in full, the newest RabbitMQ is a cluster of three nodes"
+    )
     config.addinivalue_line("markers", "server_only: means nothing on an embedded broker")
 
 

@@ -86,6 +86,7 @@ class Load:
 
 
 @pytest.mark.breaks_broker
+@pytest.mark.on_cluster
 @pytest.mark.server_only
 async def test_a_memory_alarm_under_load(
     size: Size, broker_url: BrokerUnderTest, taskyard: StartTaskyard, tmp_path: Path
@@ -94,7 +95,6 @@ async def test_a_memory_alarm_under_load(
     afterwards everything completes, and each job has its record or is counted as unrecorded.
     """
     lasting_s = size.of(10.0, 60.0)
-    node = broker_url.own_node()
     async with Rig(broker_url, taskyard, tmp_path, ledger=True) as rig:
         load = Load(rig, size.of(1_500, 6_000))
         await rig.send(*load.jobs)
@@ -104,7 +104,7 @@ async def test_a_memory_alarm_under_load(
             return await load.ended(worker, "sleep", "succeeded") > 100
 
         await eventually(busy, within=20)
-        await asyncio.to_thread(node.set_memory_alarm, on=True)
+        await broker_url.set_memory_alarm(on=True)
         since = time.monotonic()
         await worker.wait_line("takes no publishes", within=20)
         early, left = worker.proportional_bytes(), await load.ready()
@@ -119,7 +119,7 @@ async def test_a_memory_alarm_under_load(
         assert abs(grown) < 20 * MIB
         assert (await rig.probe(worker, "/livez")).status_code == 200
 
-        await asyncio.to_thread(node.set_memory_alarm, on=False)
+        await broker_url.set_memory_alarm(on=False)
 
         async def complete() -> bool:
             return await load.ended(worker, "retry", "succeeded") == load.retries

@@ -57,6 +57,7 @@ def held(management: Management, vhost: str, names: Iterable[str]) -> int:
     return sum(q.get("messages", 0) for q in listed if q["name"].startswith(tuple(names)))
 
 
+@pytest.mark.on_cluster
 @pytest.mark.server_only
 async def test_junk_is_accounted_for(
     size: Size, seed: int, broker_url: BrokerUnderTest, taskyard: StartTaskyard, tmp_path: Path

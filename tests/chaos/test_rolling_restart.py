@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from support.attack import Size
 from support.broker import BrokerUnderTest
 from support.fixtures import StartTaskyard
 from support.siege import Siege
 
 
+@pytest.mark.on_cluster
 async def test_a_rolling_restart_costs_nothing(
     size: Size, broker_url: BrokerUnderTest, taskyard: StartTaskyard, tmp_path: Path
 ) -> None:

@@ -123,6 +123,7 @@ def millions(rig: Rig) -> int:
     return 300_000 if rig.target.kind == "sqlite" else 3_000_000
 
 
+@pytest.mark.on_cluster
 async def test_a_worker_does_not_grow(size: Size, rig: Soak) -> None:
     """Soak of issue 4: no-op jobs by the million, run by one worker and sent by one producer."""
     judge(rig, await rig.soak(size, "noop", size.of(30_000, millions(rig))), size)

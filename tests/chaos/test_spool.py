@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from support.attack import Size
+from support.broker import BrokerUnderTest
 from support.eventually import eventually
 from support.process import Program, run_taskyard
-from support.rabbitmq import Node
 from support.responder import create_queues
 from taskyard.shared.broker import Broker
 from taskyard.shared.brokers import connect
@@ -68,9 +68,13 @@ class Outage:
         log = self._folder / f"sender-{first}.log"
         return Program([*argv, str(deadline_s)], log=log, env=self.env)
 
+    def broker(self) -> Broker:
+        """Return a client of the broker, not yet open."""
+        return connect(self.url, Settings(broker_url=self.url).broker_options("test"))
+
     async def arrived(self) -> list[str]:
         """Return the ids of what is in the queue, in order."""
-        broker: Broker = connect(self.url, Settings(broker_url=self.url).broker_options("test"))
+        broker = self.broker()
         await broker.open()
         try:
             number = (await broker.stats([QUEUE]))[QUEUE].ready
@@ -97,8 +101,10 @@ def sent(program: Program) -> set[str]:
 
 @pytest.mark.in_full
 @pytest.mark.breaks_broker
+@pytest.mark.on_cluster
+@pytest.mark.server_only
 async def test_an_outage_under_load(
-    size: Size, private_node: Node, private_amqp_url: str, tmp_path: Path
+    size: Size, broker_url: BrokerUnderTest, tmp_path: Path
 ) -> None:
     """Graceful decay: the broker is down for a time under steady sends: each returns within its
     deadline, every job arrives, and the spool is empty afterwards.
@@ -106,21 +112,19 @@ async def test_an_outage_under_load(
     per_second, down_s = size.of((200.0, 4.0), (500.0, 60.0))
     deadline_s = 10.0
     jobs = int(per_second * (down_s + size.of(8, 30)))
-    await create_queues(private_amqp_url, QUEUE)
-    outage = Outage(private_amqp_url, tmp_path)
+    await create_queues(broker_url.url, QUEUE)
+    outage = Outage(broker_url.url, tmp_path)
     with outage.sender(0, jobs, per_second, deadline_s) as sender:
         await sender.wait_line(f"^sent {int(per_second)}$", within=30)
-        await private_node.stop()
+        await broker_url.stop_broker()
         last = int(sender.lines[-1].split()[-1])
         await sender.wait_line(f"^sent {int(last + per_second * down_s)}$", within=down_s + 30)
-        await private_node.start()
+        await broker_url.start_broker()
         line = await sender.wait_line("^done", within=jobs / per_second + 30)
         slowest_s, spooled = map(float, line.split()[1:])
 
         async def all_there() -> bool:
-            broker = connect(
-                private_amqp_url, Settings(broker_url=private_amqp_url).broker_options("test")
-            )
+            broker = outage.broker()
             await broker.open()
             ready = (await broker.stats([QUEUE]))[QUEUE].ready
             await broker.close()
@@ -139,24 +143,26 @@ async def test_an_outage_under_load(
 
 @pytest.mark.in_full
 @pytest.mark.breaks_broker
+@pytest.mark.on_cluster
+@pytest.mark.server_only
 async def test_a_program_dies_in_the_outage(
-    size: Size, private_node: Node, private_amqp_url: str, tmp_path: Path
+    size: Size, broker_url: BrokerUnderTest, tmp_path: Path
 ) -> None:
     """SIGKILL of the program in the middle of it: whatever a send returned for arrives, by the next
     program or by `taskyard relay`.
     """
     per_second, jobs = size.of((200.0, 1_000), (500.0, 15_000))
-    await create_queues(private_amqp_url, QUEUE)
-    outage = Outage(private_amqp_url, tmp_path)
+    await create_queues(broker_url.url, QUEUE)
+    outage = Outage(broker_url.url, tmp_path)
     promised: set[str] = set()
     for first in (0, jobs):
         with outage.sender(first, first + jobs, per_second, 10.0) as sender:
             await sender.wait_line(f"^sent {first + jobs // 4}$", within=60)
             if first == 0:
-                await private_node.stop()
+                await broker_url.stop_broker()
             await sender.wait_line(f"^sent {first + jobs // 2}$", within=60)
             if first:
-                await private_node.start()
+                await broker_url.start_broker()
             await sender.wait_line(f"^sent {first + jobs * 3 // 4}$", within=60)
             sender.kill()
             await sender.wait_exit()

@@ -40,6 +40,19 @@ class BrokerUnderTest:
         """Kill the broker (SIGKILL) and start it again; nothing to do without a server."""
         await asyncio.to_thread(self.kill_broker_blocking)
 
+    async def stop_broker(self) -> None:
+        """Stop the broker in good order, all of its nodes."""
+        await asyncio.to_thread(self._whole().stop)
+
+    async def start_broker(self) -> None:
+        """Start the broker again, with its data."""
+        await asyncio.to_thread(self._whole().start)
+
+    async def set_memory_alarm(self, *, on: bool) -> None:
+        """Raise or clear the memory alarm; in a cluster one node's is for all."""
+        node = self.own_node() if self.cluster is None else self.cluster.members[0]
+        await asyncio.to_thread(node.set_memory_alarm, on=on)
+
     def restart_broker_blocking(self) -> None:
         """Restart the broker; see `restart_broker`."""
         if self.kind == "rabbitmq":
@@ -59,3 +72,6 @@ class BrokerUnderTest:
         if self.node is None:
             raise RuntimeError("mark the test with @pytest.mark.breaks_broker: this node is shared")
         return self.node
+
+    def _whole(self) -> BlockingNode | Cluster:
+        return self.own_node() if self.cluster is None else self.cluster

@@ -146,6 +146,15 @@ class Cluster:
             list(side_by_side.map(lambda member: member.start(timeout_s=START_S), self.members))
         self.wait_healthy()
 
+    def stop(self) -> None:
+        """Stop all nodes in good order, side by side; their data stays.
+
+        Raises:
+            NodeFailed: One did not stop in time; it has been killed.
+        """
+        with ThreadPoolExecutor(len(self.members)) as side_by_side:
+            list(side_by_side.map(lambda member: member.stop(timeout_s=START_S), self.members))
+
     def kill_leader(self, url: str, queue: str, *, down_s: float = 0.0) -> Member:
         """Kill the node that leads a queue, and start it again when it was down for so long.
 

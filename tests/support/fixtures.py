@@ -117,10 +117,16 @@ def private_amqp_url(private_node: Node, request: pytest.FixtureRequest) -> Iter
 def broker_url(
     broker_target: Target, request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[BrokerUnderTest]:
-    """A fresh broker, on SQLite and on each RabbitMQ; private in tests marked `breaks_broker`."""
+    """A fresh broker, on SQLite and on each RabbitMQ; private in tests marked `breaks_broker`.
+
+    In attacks in full that are marked `on_cluster` the newest RabbitMQ is three nodes.
+    """
     if broker_target.kind == "sqlite":
         url = f"sqlite:///{tmp_path / 'broker.db'}"
         yield BrokerUnderTest(url=url, kind="sqlite", version=sqlite3.sqlite_version)
+        return
+    if broker_target.kind == "cluster":
+        yield from _on_cluster(_cluster_of(broker_target, request), request)
         return
     node: BlockingNode | None = None
     if request.node.get_closest_marker("breaks_broker") and broker_target.root is not None:
@@ -170,10 +176,7 @@ def cluster(cluster_target: Target, clusters: Callable[[RabbitMQRoot], Cluster])
 @pytest.fixture
 def cluster_broker(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[BrokerUnderTest]:
     """A fresh virtual host on a cluster, by a URL with all of its nodes."""
-    url = cluster.vhost(request.node.name)
-    yield BrokerUnderTest(url=url, kind="rabbitmq", version=cluster.version, cluster=cluster)
-    cluster.mend()
-    cluster.delete_vhost(url)
+    yield from _on_cluster(cluster, request)
 
 
 @pytest.fixture
@@ -193,6 +196,25 @@ def taskyard(tmp_path: Path) -> Iterator[StartTaskyard]:
         program.close()
         # Shown by pytest only when the test has failed.
         print(f"--- {' '.join(program.argv)} → {program.exit_code}", program.output, sep="\n")
+
+
+def _cluster_of(target: Target, request: pytest.FixtureRequest) -> Cluster:
+    assert target.root is not None
+    clusters: Callable[[RabbitMQRoot], Cluster] = request.getfixturevalue("clusters")
+    return clusters(target.root)
+
+
+def _on_cluster(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[BrokerUnderTest]:
+    url = cluster.vhost(request.node.name)
+    yield BrokerUnderTest(
+        url=url,
+        kind="rabbitmq",
+        version=cluster.version,
+        management_url=cluster.members[0].management_url,
+        cluster=cluster,
+    )
+    cluster.mend()
+    cluster.delete_vhost(url)
 
 
 def _server(target: Target, shared: SharedNodes) -> BlockingServer:

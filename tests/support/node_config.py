@@ -13,10 +13,16 @@ from support.roots import RabbitMQRoot
 #: What a node may use before it raises its memory alarm; many times what any test needs.
 MEMORY_LIMIT = "1GiB"
 DISK_LIMIT = "1MB"
+#: How much of its write-ahead log a node keeps in memory until it goes to the segments; a node of the
+#: limit above would raise its alarm over the 512 MiB that RabbitMQ means for larger ones.
+WAL_LIMIT_BYTES = 64 * 2**20
 PLUGINS = ("rabbitmq_management", "rabbitmq_prometheus")
 
 #: Two schedulers, no spinning, and the ports between Erlang nodes on the loopback interface only.
 _ERLANG_SERVER = "+S 2:2 +SDcpu 1:1 +SDio 4 +sbwt none +sbwtdcpu none +sbwtdio none"
+#: RabbitMQ 4.3 reads the limit of the log of quorum queues from here and no longer from `raft.*`;
+#: its name in `rabbitmq.conf` is one that earlier versions refuse.
+_ERLANG_WAL = f"-rabbit quorum_wal_max_size_bytes {WAL_LIMIT_BYTES}"
 _ERLANG_LOOPBACK = "-kernel inet_dist_use_interface {127,0,0,1}"
 
 
@@ -91,7 +97,7 @@ def _defaults(address: NodeAddress) -> dict[str, str]:
         "management.sample_retention_policies.global.minute": "5",
         "management.sample_retention_policies.basic.minute": "5",
         "management.sample_retention_policies.detailed.10": "5",
-        "raft.wal_max_size_bytes": "67108864",
+        "raft.wal_max_size_bytes": str(WAL_LIMIT_BYTES),
         "log.file": "rabbit.log",
     }
 
@@ -122,7 +128,7 @@ def environment(address: NodeAddress) -> dict[str, str]:
         "RABBITMQ_MNESIA_BASE": f"{folder}/data",
         "RABBITMQ_LOG_BASE": f"{folder}/log",
         "RABBITMQ_DIST_PORT": str(address.distribution_port),
-        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{_ERLANG_SERVER} {_ERLANG_LOOPBACK}",
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{_ERLANG_SERVER} {_ERLANG_LOOPBACK} {_ERLANG_WAL}",
         "RABBITMQ_CTL_ERL_ARGS": f"+S 1:1 {_ERLANG_LOOPBACK}",
         # The launch script then becomes the server instead of waiting for it, so that the process
         # we start is the one to kill.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pytest
@@ -22,7 +22,7 @@ ABSENT = "RabbitMQ is not installed here, so this was not tested"
 class Target:
     """Where one run of a test happens."""
 
-    kind: Literal["sqlite", "node", "given", "absent"]
+    kind: Literal["sqlite", "node", "cluster", "given", "absent"]
     root: RabbitMQRoot | None = None
     url: str = ""
 
@@ -31,7 +31,12 @@ class Target:
         """What stands in the test's name."""
         if self.kind == "sqlite":
             return "sqlite"
-        return f"rabbitmq-{self.root.name if self.root else self.kind}"
+        name = f"rabbitmq-{self.root.name if self.root else self.kind}"
+        return f"{name}-cluster" if self.kind == "cluster" else name
+
+    def of_three(self) -> Target:
+        """Return a cluster of this installation in place of one node."""
+        return replace(self, kind="cluster") if self.kind == "node" else self
 
 
 def rabbitmq_targets(*, private: bool) -> list[Target]:
@@ -51,6 +56,9 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
     """Give a test that uses our fixtures one run per server."""
     breaks = metafunc.definition.get_closest_marker("breaks_broker") is not None
     embedded = metafunc.definition.get_closest_marker("server_only") is None
+    # Three nodes and minutes: what runs with every change has one.
+    attacked = "chaos" in metafunc.config.getoption("markexpr")
+    on_cluster = attacked and metafunc.definition.get_closest_marker("on_cluster") is not None
     for fixture, sqlite, private in (
         ("rabbitmq_target", False, False),
         ("private_target", False, True),
@@ -61,6 +69,8 @@ def parametrize(metafunc: pytest.Metafunc) -> None:
             targets = rabbitmq_targets(private=private)
             if fixture == "cluster_target" and not os.environ.get(CLUSTERS_VARIABLE):
                 targets = targets[-1:]
+            if fixture == "broker_target" and on_cluster:
+                targets = [*targets[:-1], targets[-1].of_three()]
             params = [
                 pytest.param(target, id=target.id, marks=pytest.mark.rabbitmq) for target in targets
             ]
