@@ -11,14 +11,18 @@ import pytest
 from support.broker import BrokerUnderTest
 from support.eventually import eventually
 from support.process import run_taskyard
+from support.rabbitmq import Server
 from support.rig import QUEUE, SELFTEST, Rig
 from support.server import vhost_of
 from taskyard.broker_setup.intents import read_intents
+from taskyard.shared.adapters.amqp import ladder
+from taskyard.shared.adapters.amqp.names import Names
 from taskyard.shared.broker import ORPHANS
 from taskyard.shared.control import cancel_record, pause_record, resume_record
 from taskyard.shared.errors import Unroutable
 
 AGAIN_WITHIN_S = 10.0
+NAMES = Names()
 
 
 @pytest.fixture
@@ -31,10 +35,11 @@ def target(amqp_url, rabbitmq_node):
     )
 
 
-async def apply(rig: Rig) -> None:
+async def apply(rig: Rig, *options: str) -> None:
     """Set the broker up as an operator does."""
+    command = ("broker", "apply", *options, SELFTEST)
     code, output = await asyncio.to_thread(
-        run_taskyard, "broker", "apply", SELFTEST, log=rig.folder / "apply.log", env=rig.env()
+        run_taskyard, *command, log=rig.folder / "apply.log", env=rig.env()
     )
     assert code == 0, output
 
@@ -226,3 +231,87 @@ async def test_a_consumer_that_the_broker_forgot_is_opened_anew(
 
         await eventually(ended, within=30)
         await rig.emptied()
+
+
+#: Where a retry in two seconds waits: here first, then at the level below.
+FIRST_HOLD, SECOND_HOLD = ladder.hops(ladder.ticks(2_000))
+
+
+async def lose(rig: Rig, node: Server, part: str) -> None:
+    """Take one small part of the broker away: `binding`, or a queue by its name."""
+    if part != "binding":
+        await node.delete_queue(rig.target.url, part)
+        return
+    vhost = quote(vhost_of(rig.target.url), safe="")
+    path = f"bindings/{vhost}/e/{NAMES.tasks}/q/{NAMES.work_queue(QUEUE)}/{QUEUE}"
+    await asyncio.to_thread(node.blocking.management.request, "DELETE", path)
+
+
+@pytest.mark.parametrize("gone", ["binding", NAMES.delay_hold(*FIRST_HOLD)])
+async def test_a_retry_waits_for_the_part_that_it_goes_through(
+    target, rabbitmq_node, taskyard, tmp_path, gone
+):
+    """Pain 10: without its queue's binding, or the queue where it is to wait, a retry cannot be
+    stored. It keeps its delivery until the broker is set up again; who sends such a job is told.
+    """
+    in_s = 0 if gone == "binding" else 2
+    async with Rig(target, taskyard, tmp_path) as rig:
+        worker = await rig.worker("--concurrency", "2")
+        (first,) = await rig.send(rig.job("retry", {"in_seconds": in_s}, delay=1.0))
+        await lose(rig, rabbitmq_node, gone)
+        await worker.wait_line("settlements are tried again", within=15)
+        with pytest.raises(Unroutable):
+            await rig.producer.send(rig.note("refused", delay=float(in_s)))
+        await apply(rig)
+
+        async def ended() -> bool:
+            retried = await rig.metric(
+                worker, "jobs_finished_total", task="retry", outcome="succeeded"
+            )
+            return retried == 1
+
+        await eventually(ended, within=20, every=0.1)
+        await rig.emptied()
+        assert first not in await put_aside(rig)
+        await works_again(rig, worker)
+        assert [run["line"] for run in rig.seen()] == ["again"]
+
+
+async def test_a_job_whose_way_ends_is_put_with_the_orphans(
+    target, rabbitmq_node, taskyard, tmp_path
+):
+    """A queue further on in its delay is gone: the job is put aside, whole, for a human."""
+    async with Rig(target, taskyard, tmp_path) as rig:
+        worker = await rig.worker("--concurrency", "2")
+        await lose(rig, rabbitmq_node, NAMES.delay_hold(*SECOND_HOLD))
+        sent = await rig.send(rig.job("retry", {"in_seconds": 2}), rig.note("later", delay=2.0))
+        found = await rig.parked(2, queue=ORPHANS)
+        assert {job.envelope.id for job in found} == set(sent)
+        await apply(rig)
+        await works_again(rig, worker)
+
+
+async def test_the_feed_gets_what_was_done_while_it_was_gone(
+    target, rabbitmq_node, taskyard, tmp_path
+):
+    """Promise 4: the feed's queue is deleted. Jobs run as ever; what the feed did not take is kept
+    on disk, and handed over once the queue is there again.
+    """
+    async with Rig(target, taskyard, tmp_path, ledger=True) as rig:
+        worker = await rig.worker("--concurrency", "2")
+        await lose(rig, rabbitmq_node, NAMES.ledger)
+        sent = set(await rig.send(*(rig.note(f"{n}") for n in range(50))))
+        await rig.noted(50)
+        await rig.emptied()
+        assert (await rig.probe(worker, "/readyz")).status_code == 200
+        await apply(rig, "--ledger")
+
+        feed = await rig.broker.feed(credit=500)
+        recorded: set[str] = set()
+        async with asyncio.timeout(45):
+            while not sent <= recorded:
+                items = await feed.take()
+                recorded |= {each.job for item in items for each in item.records}
+                await feed.ack(items)
+        await feed.stop()
+        assert await rig.metric(worker, "unrecorded_total") == 0

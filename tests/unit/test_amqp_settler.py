@@ -70,7 +70,7 @@ def settlement(channel: Channel) -> Settlement:
     return Settlement(delivery=arrived(channel, envelope), copies=(retry,), record=record)
 
 
-DONE, LATE = PublishStatus.CONFIRMED, PublishStatus.TIMEOUT
+DONE, LATE, NOWHERE = PublishStatus.CONFIRMED, PublishStatus.TIMEOUT, PublishStatus.UNROUTABLE
 
 
 @pytest.mark.parametrize("times_lost", [0, 1, 2])
@@ -111,3 +111,11 @@ async def test_a_delivery_that_is_lost_before_anything_is_stored_is_left_alone()
     assert again is not None
     assert await settler.settle([again], deadline_s=1) == [SettleStatus.SETTLED]
     assert len(wire.copies) == 2
+
+
+async def test_a_record_without_a_feed_is_given_back() -> None:
+    """Promise 4: the feed was taken away. The job's end stands, and its record is the caller's to keep."""
+    wire, channel = Wire((DONE, NOWHERE)), Channel()
+    settler = Settler(wire, Names("taskyard"), recording=lambda: True)  # type: ignore[arg-type]
+    assert await settler.settle([settlement(channel)], deadline_s=1) == [SettleStatus.UNRECORDED]
+    assert channel.acked == [7]

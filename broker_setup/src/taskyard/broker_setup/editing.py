@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from taskyard.broker_setup.parking import find_parked, lots
-from taskyard.shared.broker import Selection, Settlement, SettleStatus, park_reason_of
+from taskyard.shared.broker import Selection, Settlement, park_reason_of
 from taskyard.shared.envelope import UNREADABLE, Parking
 from taskyard.shared.errors import ConfigurationError, NotFound, PublishError
 from taskyard.shared.naming import full_task_name
@@ -232,7 +232,7 @@ async def _replace(
                 await broker.settle(settlements, deadline_s=deadline_s),
                 strict=True,
             ):
-                done |= settlement.park is new and status is SettleStatus.SETTLED
+                done |= settlement.park is new and status.done
     if not done:
         found = "the broker did not confirm it" if seen else "somebody else has it just now"
         msg = f"job {old.id} was not changed: {found}; look at it and try again"

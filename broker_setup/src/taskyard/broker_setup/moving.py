@@ -14,7 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from taskyard.shared.broker import PARKED_BATCH, Settlement, SettleStatus
+from taskyard.shared.broker import PARKED_BATCH, Settlement
 from taskyard.shared.clock import Clock, SystemClock
 from taskyard.shared.errors import PublishError
 
@@ -167,9 +167,9 @@ class Mover:
             # Interrupted or not: what is on its way is seen to its end, or nobody could say how
             # far this went.
             fates = list(zip(ids, (await settling)[len(stale) :], strict=True))
-            self.tally.done += [job for job, fate in fates if fate is SettleStatus.SETTLED]
+            self.tally.done += [job for job, fate in fates if fate.done]
             self.tally.on_change()
-        wrong = next((job for job, fate in fates if fate is not SettleStatus.SETTLED), None)
+        wrong = next((job for job, fate in fates if not fate.done), None)
         if wrong is not None:
             msg = (
                 f"{len(self.tally.done)} {self.verb}, but {wrong} was not confirmed by the "

@@ -235,6 +235,13 @@ class SettleStatus(Enum):
     STORED = "stored"
     """All that it publishes is durable, but the delivery was lost before it could be acknowledged:
     it comes again, and must neither run nor be settled in this way a second time."""
+    UNRECORDED = "unrecorded"
+    """Done, durably, but the feed was gone: its record is nowhere, for the caller to keep."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the delivery was acknowledged, with all that had to be stored before."""
+        return self is SettleStatus.SETTLED or self is SettleStatus.UNRECORDED
 
 
 class Consumer(Protocol):

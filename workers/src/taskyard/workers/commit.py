@@ -209,8 +209,13 @@ class Committer:
             self._retry_s = _RETRY_FIRST_S
             self._on_settled(batch)
             return
+        self._sort(batch, statuses)
+
+    def _sort(self, batch: Sequence[Settlement], statuses: Sequence[SettleStatus]) -> None:
+        """Pass on what became of each, where not all is as it should be."""
         done: list[Settlement] = []
         undone: list[Settlement] = []
+        unrecorded: list[FeedRecord] = []
         for settlement, status in zip(batch, statuses, strict=True):
             if status is SettleStatus.LOST:
                 self._on_lost(settlement)
@@ -218,6 +223,10 @@ class Committer:
                 undone.append(settlement)
             else:
                 done.append(settlement)
+                if status is SettleStatus.UNRECORDED and settlement.record is not None:
+                    unrecorded.append(settlement.record)
+        if unrecorded:
+            self._backlog.add(unrecorded)
         if done:
             self._on_settled(done)
         if undone:

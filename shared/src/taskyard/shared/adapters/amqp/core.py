@@ -16,6 +16,7 @@ from taskyard.shared.adapters.amqp.publisher import CONFIRMED, Publisher
 from taskyard.shared.adapters.amqp.url import parse_url
 from taskyard.shared.clock import SystemClock
 from taskyard.shared.errors import ConfigurationError, Unavailable
+from taskyard.shared.logs import get_logger
 from taskyard.shared.naming import check_namespace
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from taskyard.shared.broker import BrokerEvent, BrokerOptions
     from taskyard.shared.clock import Clock
+
+_log = get_logger(__name__)
 
 #: How soon a running process notices that the feed was set up or taken down.
 _FEED_CHECK_S: Final = 30.0
@@ -176,10 +179,19 @@ class Core:
                 if self.publish_link.connected and self.publish_link.generation != generation:
                     break
             try:
-                self.recording = await self.find_feed()
+                self._feed_found(await self.find_feed())
                 generation = self.publish_link.generation
             except Unavailable:
                 continue
+
+    def _feed_found(self, there: bool) -> None:
+        if self.recording and not there:
+            _log.warning(
+                "the feed is gone: outcomes are no longer recorded; jobs are not affected. "
+                "`taskyard broker apply --ledger` sets it up",
+                queue=self.names.ledger,
+            )
+        self.recording = there
 
     def _make(self, role: str, heartbeat_s: float) -> Link:
         name = f"{self.options.connection_name} {role}"

@@ -81,9 +81,12 @@ class Settler:
                 statuses[index] = SettleStatus.UNDONE
             stored = [index for index in publishing if index not in failed]
             self._ack(batch, stored, statuses)
+            homeless = _homeless(plan, receipts)
             for index in stored:
                 if statuses[index] is SettleStatus.LOST:
                     statuses[index] = SettleStatus.STORED
+                elif homeless and _queue_of_record(batch[index]) in homeless:
+                    statuses[index] = SettleStatus.UNRECORDED
         return statuses
 
     async def record(self, records: Iterable[FeedRecord], *, deadline_s: float) -> bool:
@@ -152,7 +155,7 @@ class Settler:
 def _failed(batch: Sequence[Settlement], plan: _Plan, receipts: Sequence[Receipt]) -> set[int]:
     """Return the settlements of which something needed was not confirmed.
 
-    Replies are a best effort. A record that finds no feed any more has nowhere to be.
+    Replies are a best effort. A record that finds no feed any more keeps no job from its end.
     """
     failed: set[int] = set()
     gone = {
@@ -162,9 +165,7 @@ def _failed(batch: Sequence[Settlement], plan: _Plan, receipts: Sequence[Receipt
     }
     if gone:
         failed |= {
-            index
-            for index, settlement in enumerate(batch)
-            if settlement.record is not None and settlement.record.queue in gone
+            index for index, settlement in enumerate(batch) if _queue_of_record(settlement) in gone
         }
     for item, index, _ in plan.envelopes:
         if receipts[item].status is not CONFIRMED:
@@ -174,6 +175,19 @@ def _failed(batch: Sequence[Settlement], plan: _Plan, receipts: Sequence[Receipt
             if index in failed and receipts[item].status is CONFIRMED:
                 _token(batch[index]).published += (envelope,)
     return failed
+
+
+def _homeless(plan: _Plan, receipts: Sequence[Receipt]) -> set[str]:
+    """Return the queues whose records found no feed: it was taken away a moment ago."""
+    return {
+        queue
+        for queue, item in plan.record_items.items()
+        if receipts[item].status is PublishStatus.UNROUTABLE
+    }
+
+
+def _queue_of_record(settlement: Settlement) -> str | None:
+    return None if settlement.record is None else settlement.record.queue
 
 
 def _published(settlement: Settlement) -> tuple[Envelope, ...]:
