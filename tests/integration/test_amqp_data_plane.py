@@ -304,14 +304,15 @@ async def test_records_of_a_batch_travel_together(open_broker: Open, amqp_url: s
 async def test_a_ledger_that_is_taken_away_stops_nobody(
     open_broker: Open, rabbitmq_node: Server, amqp_url: str
 ) -> None:
-    """A record without a feed has nowhere to be; the job is settled all the same."""
+    """The job is settled all the same, and its record given back to be kept."""
     broker = await open_broker()
     await set_up(broker, "work", ledger=True)
     await broker.publish([job()], deadline_s=DEADLINE_S)
     (delivery,) = await collect(await broker.consume("work", credit=1), 1)
     await rabbitmq_node.delete_queue(amqp_url, "taskyard.ledger")
     settlement = Settlement(delivery=delivery, record=record(delivery))
-    assert await broker.settle([settlement], deadline_s=DEADLINE_S) == [SettleStatus.SETTLED]
+    assert await broker.settle([settlement], deadline_s=DEADLINE_S) == [SettleStatus.UNRECORDED]
+    assert (await broker.stats(["work"]))["work"].unsettled in {0, None}
 
 
 def record(delivery: Delivery) -> FeedRecord:

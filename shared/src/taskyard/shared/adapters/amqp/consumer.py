@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from taskyard.shared.adapters.amqp import wire
@@ -13,7 +14,8 @@ from taskyard.shared.adapters.amqp.channel import (
     Channel,
     ChannelClosed,
 )
-from taskyard.shared.adapters.amqp.intake import Grant, Intake
+from taskyard.shared.adapters.amqp.credit import Credit
+from taskyard.shared.adapters.amqp.intake import Intake
 from taskyard.shared.errors import ConfigurationError, Unavailable, UnknownQueue
 from taskyard.shared.logs import get_logger
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from taskyard.shared.adapters.amqp.frames import Message
-    from taskyard.shared.adapters.amqp.intake import Token
+    from taskyard.shared.adapters.amqp.intake import Grant, Token
     from taskyard.shared.adapters.amqp.link import Link
     from taskyard.shared.adapters.amqp.names import Names
     from taskyard.shared.broker import Delivery
@@ -39,7 +41,6 @@ _LONG_PATIENCE_S: Final = 24 * 3600.0
 _RETRY_S: Final = (0.1, 0.5, 1.0, 2.0)
 #: Consuming a quorum queue while it is being deleted ends the whole connection (541).
 _AFTER_CANCEL_S: Final = 1.0
-_MAX_CREDIT: Final = 65535
 
 
 def longest_ttr_s(timeout_s: float) -> float:
@@ -76,14 +77,13 @@ class AmqpConsumer:
         self._link = link
         self._names = names
         self._queue = queue
-        self._credit = credit
+        self._wanted = credit
         self._patience_s = max(_LONG_PATIENCE_S, ttr_s + 2 * PATIENCE_MARGIN_S)
         self._timeout_s = timeout_s
         self._clock = clock
         self._channel: Channel | None = None
         self._intake: Intake | None = None
-        self._grants: list[Grant] = []
-        self._spent: list[Grant] = []
+        self._credit: Credit | None = None
         self._counted = False
         self._present = False
         self._stopped = False
@@ -93,7 +93,6 @@ class AmqpConsumer:
         self._arrived: list[tuple[Message, Token]] = []
         self._waiter: asyncio.Future[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._adjusting = asyncio.Lock()
         self._regrant: asyncio.Task[None] | None = None
 
     @property
@@ -142,13 +141,13 @@ class AmqpConsumer:
         """Change how many deliveries may be unsettled at once; 0 lets none in."""
         if self._stopped:
             return  # nobody takes from it any more: what came would stay there, unsettled
-        self._credit = credit
+        self._wanted = credit
         await self._adjust()
 
     async def stop(self) -> Sequence[Delivery]:
         """End the flow and return what has arrived and was never taken."""
         self._stopped = True
-        self._credit = 0
+        self._wanted = 0
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
@@ -164,6 +163,14 @@ class AmqpConsumer:
         return unstarted
 
     # ------------------------------------------------------------ deliveries
+
+    def _take(self, intake: Intake, grant: Grant, message: Message) -> None:
+        if self._intake is not intake or self._ended:
+            return  # it goes back, uncharged, when the channel closes
+        token = intake.arrived(message.tag, grant=grant, at_ms=self._clock.now_ms())
+        self._arrived.append((message, token))
+        if self._waiter is not None:
+            self._wake()
 
     def _drain(self) -> list[Delivery]:
         arrived, self._arrived = self._arrived, []
@@ -238,16 +245,21 @@ class AmqpConsumer:
             patience_ms = None  # classic queues of this version wait for ever
         else:
             patience_ms = round(self._timeout_s * 1000)
-        self._channel = channel
-        self._counted = exact
-        self._intake = Intake(channel, patience_ms=patience_ms)
-        self._intake.on_settled = self._settled
-        self._grants, self._spent = [], []
+        intake = Intake(channel, patience_ms=patience_ms)
+        intake.on_settled = self._settled
+        self._channel, self._intake, self._counted = channel, intake, exact
+        self._credit = credit = Credit(
+            channel,
+            self._names.work_queue(self._queue),
+            arguments={"x-consumer-timeout": round(self._patience_s * 1000)} if exact else {},
+            take=partial(self._take, intake),
+            on_cancel=lambda: self._cancelled(channel),
+        )
         channel.on_close.append(lambda reason: self._gone(channel, reason))
         if not channel.is_open:
             raise channel.reason or Unavailable("the channel is closed")
         try:
-            await self._adjust(first=True)
+            await credit.adjust(lambda: self._wanted)
         except BaseException:
             channel.discard()
             raise
@@ -262,68 +274,18 @@ class AmqpConsumer:
                 )
             self._present = False
             self._arrived.clear()  # the broker gives them to others
-            self._grants, self._spent = [], []
+            self._credit = None
 
     # ------------------------------------------------------------ credit
 
-    async def _adjust(self, *, first: bool = False) -> None:
-        """Bring the credit granted to the broker to what is wanted.
-
-        RabbitMQ fixes a consumer's credit when it begins, so credit is the sum of several
-        consumers' on one channel. What a cancelled one still holds counts until it is settled.
-        """
-        async with self._adjusting:
-            channel = self._channel
-            if channel is None or not channel.is_open:
-                return
-            try:
-                await self._shrink(channel)
-                await self._grow(channel)
-            except (ChannelClosed, Unavailable):
-                if first:
-                    raise
-
-    async def _shrink(self, channel: Channel) -> None:
-        while self._grants and self._granted() > self._credit:
-            grant = self._grants.pop()
-            self._spent.append(grant)
-            await channel.cancel(grant.tag)
-        self._spent = [grant for grant in self._spent if grant.unsettled]
-
-    def _granted(self) -> int:
-        """How many deliveries may be unsettled now, or are."""
-        granted = sum(grant.credit for grant in self._grants)
-        return granted + sum(grant.unsettled for grant in self._spent)
-
-    async def _grow(self, channel: Channel) -> None:
-        wanted = min(self._credit, _MAX_CREDIT) - self._granted()
-        if wanted <= 0:
+    async def _adjust(self) -> None:
+        """Bring the credit granted to the broker to what is wanted."""
+        if self._credit is None:
             return
-        grant = Grant(wanted)
-        intake = self._intake
-        clock = self._clock
-
-        def on_message(message: Message) -> None:
-            if intake is None or self._intake is not intake or self._ended:
-                return  # it goes back, uncharged, when the channel closes
-            token = intake.arrived(message.tag, grant=grant, at_ms=clock.now_ms())
-            self._arrived.append((message, token))
-            if self._waiter is not None:
-                self._wake()
-
-        arguments: dict[str, object] = {}
-        if self._counted:
-            arguments["x-consumer-timeout"] = round(self._patience_s * 1000)
-        await channel.call("basic_qos", prefetch_count=wanted)
-        grant.tag = channel.new_tag()
-        self._grants.append(grant)
-        await channel.consume(
-            self._names.work_queue(self._queue),
-            on_message,
-            on_cancel=lambda: self._cancelled(channel),
-            arguments=arguments,
-            tag=grant.tag,
-        )
+        try:
+            await self._credit.adjust(lambda: self._wanted)
+        except (ChannelClosed, Unavailable):
+            return  # it is consumed anew, with what is wanted then
 
     def _cancelled(self, channel: Channel) -> None:
         """The broker ended it: what is unsettled on the channel is lost, so begin anew."""
@@ -336,7 +298,7 @@ class AmqpConsumer:
         if self._stopped:
             if self._ended:
                 self._close_when_settled()
-        elif self._spent and self._regrant is None:
+        elif self._credit is not None and self._credit.owed and self._regrant is None:
             self._regrant = asyncio.create_task(self._adjust(), name="amqp credit")
             self._regrant.add_done_callback(self._regranted)
 

@@ -7,10 +7,10 @@ its receipt says which. One timer and one future serve a whole batch.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from taskyard.shared.adapters.amqp.channel import ChannelClosed
-from taskyard.shared.adapters.amqp.fields import properties
 from taskyard.shared.adapters.amqp.flight import Flight
 from taskyard.shared.adapters.amqp.frames import (
     HEADER_OVERHEAD,
@@ -18,6 +18,7 @@ from taskyard.shared.adapters.amqp.frames import (
     publish_frame,
     writes,
 )
+from taskyard.shared.adapters.amqp.known import KnownQueues
 from taskyard.shared.adapters.amqp.outgoing import Maker, Outgoing, Raw
 from taskyard.shared.broker import Connected, Lost, PublishStatus, Receipt
 from taskyard.shared.errors import Unavailable
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from taskyard.shared.envelope import Envelope
     from taskyard.shared.errors import TaskyardError
 
-#: How long a queue that was seen is taken to exist.
-KNOWN_S: Final = 60.0
 #: Publishes written in one go before the loop gets its turn.
 _CHUNK: Final = 256
 #: What a publish costs beside its body, towards the cap.
@@ -74,7 +73,7 @@ class Publisher:
         self._pending: dict[int, tuple[Flight, int, int]] = {}
         self._unconfirmed_bytes = 0
         self._returned: dict[str, str] = {}
-        self._known: dict[str, float] = {}
+        self._known = KnownQueues(names, clock)
         self._methods: dict[tuple[str, str], bytes] = {}
         self._changed: asyncio.Future[None] | None = None
         self._stopped = False
@@ -158,26 +157,12 @@ class Publisher:
             job.queue
             for job in jobs
             if job.not_before_ms is not None
-            and self._known.get(job.queue, now_s) <= now_s
+            and self._known.doubtful(job.queue, now_s)
             and self.make.is_delayed(job)
         }
         if not asked:
             return {}
-        queues = sorted(asked)
-        receipts = await self.publish_raw(
-            [Raw(self._names.known, queue, properties(delivery_mode=1), b"") for queue in queues],
-            deadline_s=deadline_s,
-        )
-        absent: dict[str, Receipt] = {}
-        for queue, receipt in zip(queues, receipts, strict=True):
-            if receipt.status is CONFIRMED:
-                self._known[queue] = now_s + KNOWN_S
-            elif receipt.status is PublishStatus.TIMEOUT:
-                text = f"whether queue {queue!r} exists was not answered in time; nothing was sent"
-                absent[queue] = Receipt(PublishStatus.UNAVAILABLE, "", text)
-            else:
-                absent[queue] = Receipt(receipt.status, "", receipt.detail)
-        return absent
+        return await self._known.ask(asked, partial(self.publish_raw, deadline_s=deadline_s))
 
     # ------------------------------------------------------------ a batch's flight
 
@@ -342,7 +327,7 @@ class Publisher:
     def _nowhere(self, item: Outgoing, text: str) -> str:
         where = f"namespace {self._names.prefix!r} at {self._link.target}"
         if item.exchange in {self._names.tasks, self._names.known, self._names.parked}:
-            self._known.pop(item.queue, None)
+            self._known.forget(item.queue)
             return f"there is no queue {item.queue!r} in {where}; nothing was stored"
         return f"exchange {item.exchange!r} in {where} leads {item.queue!r} nowhere ({text})"
 
