@@ -75,7 +75,7 @@ async def test_junk_is_accounted_for(
         early = 0
         rounds = size.of(4, 100)
         for _ in range(rounds):
-            sent += await asyncio.to_thread(publish, broker_url.url, random, number // rounds)
+            sent += await asyncio.to_thread(publish, broker_url.node_url, random, number // rounds)
             await rig.send(*(rig.note(f"good {n}") for n in range(good // rounds)))
             early = early or worker.proportional_bytes()
 

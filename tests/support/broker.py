@@ -32,6 +32,13 @@ class BrokerUnderTest:
         major, minor = self.version.split(".")[:2]
         return int(major), int(minor)
 
+    @property
+    def node_url(self) -> str:
+        """The same at one node alone, for clients that take a single address."""
+        before, at, after = self.url.rpartition("@")
+        hosts, slash, vhost = after.partition("/")
+        return f"{before}{at}{hosts.partition(',')[0]}{slash}{vhost}"
+
     async def restart_broker(self) -> None:
         """Stop the broker in good order and start it again; nothing to do without a server."""
         await asyncio.to_thread(self.restart_broker_blocking)
