@@ -13,7 +13,7 @@ ALONE := $(if $(CI),system,system and not slow)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check check-style check-tree check-imports check-types test test-unit chaos demo bench-smoke fmt clean rabbitmq prometheus
+.PHONY: help setup check check-style check-tree check-imports check-types test test-unit chaos demo bench bench-smoke fmt clean rabbitmq prometheus
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-12s %s\n", $$1, $$2 }'
@@ -64,13 +64,16 @@ chaos: .venv/.dev rabbitmq ## attack it for hours: kills, cuts, alarms, floods; 
 demo: .venv/.runtime ## a small shop end to end, on the embedded broker or on TASKYARD_BROKER_URL
 	$(PY) -m examples.checkout.demo $(ARGS)
 
+bench: .venv/.dev rabbitmq ## us, the peers and the bare client, measured side by side; ARGS="--only consume"
+	$(PY) -m benchmarks $(ARGS)
+
 bench-smoke: .venv/.dev rabbitmq ## our publish and consume rates beside the bare client's
-	$(PY) -m benchmarks.smoke $(ARGS)
+	$(PY) -m benchmarks --only publish-many,consume --rows taskyard,bare --rounds 3 --scale 0.4 $(ARGS)
 
 fmt: .venv/.dev ## format, and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean: ## remove the environment, the caches and what runs left behind
-	rm -rf .venv .taskyard build dist .coverage htmlcov .hypothesis .*_cache */build */dist
+	rm -rf .venv .venv-peers .taskyard build dist .coverage htmlcov .hypothesis .*_cache */build */dist
 	find . -name __pycache__ -prune -exec rm -rf {} +

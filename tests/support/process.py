@@ -174,6 +174,11 @@ class Program:
         """Return the memory that it and its descendants hold, shared pages divided fairly."""
         return sum(map(self._proportional_bytes, self._tree()))
 
+    def cpu_seconds(self) -> float:
+        """Return the processor time that it and its descendants have used so far."""
+        times = [process.cpu_times() for process in self._tree()]
+        return sum(each.user + each.system for each in times)
+
     def anonymous_bytes(self) -> int:
         """Return what it and its descendants have allocated, without what is mapped from files.
 

@@ -1,0 +1,1 @@
+"""Ourselves, as any user writes it, and the bare client as the yardstick."""
