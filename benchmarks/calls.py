@@ -45,6 +45,7 @@ class Calls:
         """Count nothing yet."""
         self._counts: list[defaultdict[Key, int]] = []
         self._before: Counter[Key] = Counter()
+        self._removed = False
 
     def install(self) -> None:
         """Watch this thread, and each that is started from now on."""
@@ -52,10 +53,10 @@ class Calls:
         sys.setprofile(self._first)
 
     def remove(self) -> None:
-        """Watch this thread no more; others stop at their next call."""
+        """Watch this thread no more; others leave at their next call."""
+        self._removed = True
         threading.setprofile(None)
         sys.setprofile(None)
-        self._counts = []
 
     def start(self) -> None:
         """Begin a window."""
@@ -91,6 +92,8 @@ class Calls:
                 counts[frame.f_code, ""] += 1
             elif event == "c_call":
                 counts[frame.f_code, arg.__qualname__] += 1
+            if self._removed:
+                sys.setprofile(None)
 
         sys.setprofile(count)
         count(frame, event, arg)
