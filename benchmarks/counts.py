@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", choices=sorted(PATHS), metavar="PATH")
     parser.add_argument("--top", type=int, default=TOP, help="functions of a profile")
     parser.add_argument("--path", action="append", choices=sorted(PATHS), help="only this")
-    parser.add_argument("--record", action="store_true", help="write benchmarks/baseline.json")
+    parser.add_argument("--record", action="store_true", help="write tests/guards/baseline.json")
     parser.add_argument("--first", help="a module to import before")
     parser.add_argument("--json", action="store_true", help="count here, and print JSON")
     options = parser.parse_args(arguments)
