@@ -45,7 +45,6 @@ class Calls:
         """Count nothing yet."""
         self._counts: list[defaultdict[Key, int]] = []
         self._before: Counter[Key] = Counter()
-        self._removed = False
 
     def install(self) -> None:
         """Watch this thread, and each that is started from now on."""
@@ -53,8 +52,7 @@ class Calls:
         sys.setprofile(self._first)
 
     def remove(self) -> None:
-        """Watch this thread no more; others leave at their next call."""
-        self._removed = True
+        """Watch this thread no more; others are watched as long as they live."""
         threading.setprofile(None)
         sys.setprofile(None)
 
@@ -92,8 +90,6 @@ class Calls:
                 counts[frame.f_code, ""] += 1
             elif event == "c_call":
                 counts[frame.f_code, arg.__qualname__] += 1
-            if self._removed:
-                sys.setprofile(None)
 
         sys.setprofile(count)
         count(frame, event, arg)

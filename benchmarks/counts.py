@@ -17,10 +17,10 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from benchmarks import allocations
 from benchmarks.baseline import Cost, Costs, cost_of, record
@@ -36,6 +36,8 @@ ALLOCATING: Final = 200
 TOP: Final = 40
 ROOT: Final = Path(__file__).parents[1]
 _TIMEOUT_S: Final = 120.0
+
+T = TypeVar("T")
 
 
 def measure(paths: Iterable[str] = PATHS, *, first: str | None = None) -> Costs:
@@ -65,8 +67,8 @@ def measure(paths: Iterable[str] = PATHS, *, first: str | None = None) -> Costs:
     return {path: cost_of(cost) for path, cost in json.loads(done.stdout).items()}
 
 
-async def count(path: str, folder: Path) -> tuple[Counted, int | None]:
-    """Take jobs along a path here; return what was called, and allocations if they are counted."""
+async def count_calls(path: str, folder: Path) -> Counted:
+    """Take jobs along a path, and return what was called."""
     calls = Calls()
     calls.install()
     try:
@@ -77,31 +79,44 @@ async def count(path: str, folder: Path) -> tuple[Counted, int | None]:
             gc.collect()
             calls.start()
             await steps.run(JOBS)
-            called = calls.stop()
-            calls.remove()
-            if not allocations.is_counting():
-                return called, None
-            tracer = allocations.Allocations()
-            await steps.prepare(ALLOCATING)
-            await steps.run(ALLOCATING)  # threads have left the profiler for good
-            await steps.prepare(ALLOCATING)
-            gc.collect()
-            tracer.start()
-            await steps.run(ALLOCATING)
-            return called, tracer.stop()
+            return calls.stop()
     finally:
         calls.remove()
 
 
-def count_here(path: str) -> tuple[Counted, int | None]:
-    """Count one path on an event loop of its own."""
+async def count_allocations(path: str, folder: Path) -> int:
+    """Take jobs along a path, and return how often memory was allocated."""
+    tracer = allocations.Allocations()
+    async with PATHS[path](folder) as steps:
+        await steps.prepare(WARM_UP)
+        await steps.run(WARM_UP)
+        await steps.prepare(ALLOCATING)
+        gc.collect()
+        tracer.start()
+        await steps.run(ALLOCATING)
+        return tracer.stop()
+
+
+def alone(count: Callable[[str, Path], Coroutine[Any, Any, T]], path: str) -> T:
+    """Count on an event loop and in a folder of its own."""
     with tempfile.TemporaryDirectory() as folder:
         return asyncio.run(count(path, Path(folder)))
 
 
-def cost(path: str) -> Cost:
-    """Count one path in this process."""
-    called, allocated = count_here(path)
+def count_here(paths: Sequence[str]) -> Costs:
+    """Count in this process.
+
+    Allocations come first, on all paths: a process that has ever watched its calls goes on to
+    allocate for that, on some versions of Python.
+    """
+    allocated: dict[str, int] = {}
+    if allocations.is_counting():
+        allocated = {path: alone(count_allocations, path) for path in paths}
+    return {path: cost(alone(count_calls, path), allocated.get(path)) for path in paths}
+
+
+def cost(called: Counted, allocated: int | None) -> Cost:
+    """Return what one job costs."""
     functions: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for name, number in called.python.items():
         functions[name][0] += number / JOBS
@@ -145,12 +160,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.first:
         importlib.import_module(options.first)
     if options.profile:
-        called, _ = count_here(options.profile)
+        called = alone(count_calls, options.profile)
         show("Python calls", called.python, options.top)
         show("calls into C, and from where", called.native, options.top)
         return 0
     if options.json:
-        print(json.dumps({path: asdict(cost(path)) for path in paths}))
+        print(json.dumps({path: asdict(each) for path, each in count_here(paths).items()}))
         return 0
     costs = measure(paths, first=options.first)
     show_costs(costs)
