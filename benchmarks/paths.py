@@ -113,6 +113,7 @@ async def worker(folder: Path, *, task: Any, recording: bool) -> AsyncIterator[S
 
             async def prepare(number: int) -> None:
                 await producer.send_many(task.job(n=n) for n in range(number))
+                await peer.prepare(number)
 
             try:
                 yield Steps(prepare, peer.hand_over)

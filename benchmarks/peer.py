@@ -3,6 +3,9 @@
 It speaks over real sockets, so that whatever the adapter is made of is run, and it answers in fixed
 portions: publishes are confirmed together, deliveries come `PORTION` at a time once the last portion
 is acknowledged. It keeps the jobs that were published, and hands over as many as it is told to.
+
+Allocations are counted with it in the process, so it does little while jobs are on their way: what
+is published is taken apart later, and what is delivered is made ready before.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
+from dataclasses import dataclass
 from struct import Struct
 from typing import Any, Final, Self
 
@@ -22,6 +26,7 @@ _READ_BYTES: Final = 256 * 1024
 _HEAD: Final = Struct(">BHL")
 _METHOD: Final = Struct(">L")
 _ACK: Final = Struct(">QB")
+_ACK_FRAME: Final = Struct(">BHLLQBB")
 _BASIC_ACK: Final = 0x003C0050
 _BASIC_PUBLISH: Final = 0x003C0028
 _BASIC_DELIVER: Final = 0x003C003C
@@ -48,7 +53,7 @@ class Peer:
 
     Attributes:
         url: to connect to.
-        stored: jobs that were published and not handed over, as their frames after the method's.
+        stored: jobs that were published and not made ready, as their frames after the method's.
 
     """
 
@@ -66,8 +71,10 @@ class Peer:
         self.feed = feed
         self.queue = queue
         self.control = control
-        self.consumers: list[tuple[Session, int, str]] = []
-        self._released = 0
+        self._consumer: asyncio.Future[tuple[Session, int, str]] = (
+            asyncio.get_running_loop().create_future()
+        )
+        self._portions: deque[Portion] = deque()
         self._settled = asyncio.Event()
         self._listener = socket.socket()
         self._sessions: list[Session] = []
@@ -95,29 +102,49 @@ class Peer:
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sessions.append(Session(self, accepted, self._loop))
 
-    async def hand_over(self, number: int) -> None:
-        """Deliver so many jobs, and return once each is acknowledged."""
+    async def prepare(self, number: int) -> None:
+        """Make so many deliveries ready, once there is who takes them."""
+        session, channel, tag = await self._consumer
+        for each in self._sessions:
+            each.take_apart()
         if number > len(self.stored):
             msg = f"{number} jobs are to be delivered, and {len(self.stored)} are there"
             raise ValueError(msg)
-        self._released = number
+        while number:
+            jobs = [self.stored.popleft() for _ in range(min(PORTION, number))]
+            number -= len(jobs)
+            self._portions.append(session.portion(channel, tag, jobs))
+
+    async def hand_over(self, _: int) -> None:
+        """Deliver what is ready, and return once each is acknowledged."""
         self._settled.clear()
         self.go_on()
         await self._settled.wait()
 
+    def consumed(self, session: Session, channel: int, tag: str) -> None:
+        """Take note of who takes jobs."""
+        if not self._consumer.done():
+            self._consumer.set_result((session, channel, tag))
+
     def go_on(self) -> None:
         """Deliver the next portion, or say that all is settled."""
-        if not self.consumers:
+        if not self._consumer.done():
             return
-        session, channel, tag = self.consumers[-1]
+        session, _, _ = self._consumer.result()
         if session.unsettled:
             return
-        if not self._released:
+        if self._portions:
+            session.deliver(self._portions.popleft())
+        else:
             self._settled.set()
-            return
-        portion = min(PORTION, self._released)
-        self._released -= portion
-        session.deliver(channel, tag, [self.stored.popleft() for _ in range(portion)])
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """Deliveries as they are written, and their tags."""
+
+    data: bytes
+    tags: frozenset[int]
 
 
 def _short(text: str) -> bytes:
@@ -137,6 +164,8 @@ class Session:
         self._greeted = False
         self._published: dict[int, int] = {}
         self._confirmed: dict[int, int] = {}
+        self._kept: list[bytes] = []
+        self._is_late = False
         self._publishing: tuple[bool, list[bytes], int] | None = None
         self._tag = 0
         self._out: list[bytes] = []
@@ -162,7 +191,36 @@ class Session:
             self.end()
             return
         self._greeted = True
-        data = self._rest + data
+        if self._rest or not self._passed(data):
+            self.take_apart()
+            self._take(self._rest + data)
+        self._confirm()
+        self._write()
+        self._peer.go_on()
+
+    def _passed(self, data: bytes) -> bool:
+        """Deal with what comes in masses, in few steps; tells whether it was that."""
+        kind = data[7:11]
+        if kind == _METHOD.pack(_BASIC_PUBLISH) and data.endswith(b"\xce"):
+            self._kept.append(data)
+            channel = int.from_bytes(data[1:3], "big")
+            self._published[channel] = self._published.get(channel, 0) + data.count(kind + b"\0\0")
+            return True
+        if kind == _METHOD.pack(_BASIC_ACK) and len(data) % _ACK_FRAME.size == 0:
+            for *_, tag, multiple, _ in _ACK_FRAME.iter_unpack(data):
+                self._acknowledged(tag, multiple)
+            return True
+        return False
+
+    def take_apart(self) -> None:
+        """Find the jobs in what was published and is confirmed already."""
+        kept, self._kept = self._kept, []
+        self._is_late = True
+        for data in kept:
+            self._take(data)
+        self._is_late = False
+
+    def _take(self, data: bytes) -> None:
         at = 0
         if data.startswith(_GREETING):
             at = len(_GREETING)
@@ -175,9 +233,6 @@ class Session:
             self._frame(kind, channel, data, at, end)
             at = end
         self._rest = data[at:]
-        self._confirm()
-        self._peer.go_on()
-        self._write()
 
     def _frame(self, kind: int, channel: int, data: bytes, at: int, end: int) -> None:
         if kind == 1:
@@ -200,7 +255,8 @@ class Session:
         self._publishing = (is_job, frames, left)
         if left == 0:
             self._publishing = None
-            self._published[channel] = self._published.get(channel, 0) + 1
+            if not self._is_late:
+                self._published[channel] = self._published.get(channel, 0) + 1
             if is_job:
                 self._peer.stored.append(frames)
 
@@ -247,7 +303,7 @@ class Session:
 
     def _consumer(self, channel: int, queue: str, tag: str) -> None:
         if queue == self._peer.queue:
-            self._peer.consumers.append((self, channel, tag))
+            self._peer.consumed(self, channel, tag)
         elif queue.endswith(".control"):
             properties = pika.BasicProperties(
                 content_type="application/json", headers={"x-stream-offset": 0}
@@ -259,34 +315,35 @@ class Session:
 
     # out
 
-    def deliver(self, channel: int, consumer_tag: str, contents: list[list[bytes]]) -> None:
-        """Hand jobs over."""
+    def portion(self, channel: int, consumer_tag: str, jobs: list[list[bytes]]) -> Portion:
+        """Make deliveries ready."""
         number = channel.to_bytes(2, "big")
-        key = self._peer.queue.rpartition(".")[2]
-        for content in contents:
+        data: list[bytes] = []
+        first = self._tag + 1
+        for frames in jobs:
             self._tag += 1
-            self.unsettled.add(self._tag)
-            payload = b"".join(
-                (
-                    _METHOD.pack(_BASIC_DELIVER),
-                    _short(consumer_tag),
-                    _ACK.pack(self._tag, 0),
-                    _short("taskyard.tasks"),
-                    _short(key),
-                )
+            payload = (
+                _METHOD.pack(_BASIC_DELIVER)
+                + _short(consumer_tag)
+                + _ACK.pack(self._tag, 0)
+                + _short("taskyard.tasks")
+                + _short(self._peer.queue.rpartition(".")[2])
             )
-            self._frame_out(channel, payload)
-            self._out += [frame[:1] + number + frame[3:] for frame in content]
+            data.append(_HEAD.pack(1, channel, len(payload)) + payload + b"\xce")
+            data += [frame[:1] + number + frame[3:] for frame in frames]
+        return Portion(b"".join(data), frozenset(range(first, self._tag + 1)))
+
+    def deliver(self, portion: Portion) -> None:
+        """Hand jobs over."""
+        self.unsettled |= portion.tags
+        self._out.append(portion.data)
         self._write()
 
     def _confirm(self) -> None:
         for channel, number in self._published.items():
             if number > self._confirmed.get(channel, 0):
                 self._confirmed[channel] = number
-                self._frame_out(channel, _METHOD.pack(_BASIC_ACK) + _ACK.pack(number, 1))
-
-    def _frame_out(self, channel: int, payload: bytes) -> None:
-        self._out.append(_HEAD.pack(1, channel, len(payload)) + payload + b"\xce")
+                self._out.append(_ACK_FRAME.pack(1, channel, 13, _BASIC_ACK, number, 1, 0xCE))
 
     def _method(self, channel: int, method: Any) -> None:
         self._out.append(pika.frame.Method(channel, method).marshal())
