@@ -35,7 +35,7 @@ JOBS: Final = 500
 ALLOCATING: Final = 200
 TOP: Final = 40
 ROOT: Final = Path(__file__).parents[1]
-_TIMEOUT_S: Final = 120.0
+_TIMEOUT_S: Final = 60.0
 
 T = TypeVar("T")
 
