@@ -11,12 +11,12 @@ from typing import Any, Final, TypeAlias
 FILE: Final = Path(__file__).parents[1] / "tests/guards/baseline.json"
 #: How far a count may be off, as a share of the baseline.
 TOLERANCE: Final = 0.15
-#: The same where the baseline is another Python's: see `baseline_of`.
-OTHERS_TOLERANCE: Final = 0.25
 RECORD: Final = "python -m benchmarks.counts --record"
 #: Rarer functions are not kept in the file.
 _RARE: Final = 0.05
+#: Most functions that a message names, and the least that such a one has grown by.
 _SHOWN: Final = 10
+_GROWN: Final = 0.2
 
 THIS: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -63,7 +63,8 @@ def baseline_of(versions: dict[str, Costs], version: str = THIS) -> tuple[str, C
     """Return the baseline for a version of Python, and whose it is.
 
     Where none was recorded it is that of the nearest version below, else of the lowest. It is
-    then compared upwards only, and with `OTHERS_TOLERANCE`: newer versions inline some calls.
+    then held upwards only: newer versions inline calls and allocate less (seen up to 3.13: calls
+    within 7 % of 3.11's, allocations up to 27 % fewer).
     """
     if version in versions:
         return version, versions[version]
@@ -74,7 +75,6 @@ def baseline_of(versions: dict[str, Costs], version: str = THIS) -> tuple[str, C
 
 def judge(path: str, found: Cost, before: Cost, *, whose: str = THIS) -> str:
     """Return what is wrong with what a job costs on `path` now; empty if nothing is."""
-    tolerance = TOLERANCE if whose == THIS else OTHERS_TOLERANCE
     worse: list[str] = []
     better: list[str] = []
     for name, now, then in (
@@ -85,13 +85,18 @@ def judge(path: str, found: Cost, before: Cost, *, whose: str = THIS) -> str:
         if now is None or then is None:
             continue
         said = f"{name}: {then:.1f} -> {now:.1f} per job ({now / then - 1:+.0%})"
-        if now > then * (1 + tolerance):
+        if now > then * (1 + TOLERANCE):
             worse.append(said)
-        elif now < then * (1 - tolerance) and whose == THIS:
+        elif now < then * (1 - TOLERANCE) and whose == THIS:
             better.append(said)
     if not worse and not better:
         return ""
-    lines = [f"{path}, against the baseline of Python {whose} (± {tolerance:.0%})", *worse, *better]
+    limit = "±" if whose == THIS else "+"
+    lines = [
+        f"{path}, against the baseline of Python {whose} ({limit} {TOLERANCE:.0%})",
+        *worse,
+        *better,
+    ]
     if worse:
         lines += ["what grew most, in calls and calls into C per job:", *_grown(found, before)]
         lines.append(f"take it back; or, if it is worth its cost, record it: {RECORD}")
@@ -117,7 +122,7 @@ def _grown(found: Cost, before: Cost) -> list[str]:
     for name, (calls, native) in found.functions.items():
         was = before.functions.get(name, none)
         more = calls - was[0] + native - was[1]
-        if more > _RARE:
+        if more > _GROWN:
             grown.append((more, f"{calls - was[0]:+8.2f} {native - was[1]:+8.2f}  {name}"))
     return [text for _, text in sorted(grown, reverse=True)[:_SHOWN]]
 

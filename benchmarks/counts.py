@@ -27,6 +27,7 @@ from benchmarks.baseline import Cost, Costs, cost_of, record
 from benchmarks.calls import Calls, Counted
 from benchmarks.paths import PATHS
 from taskyard.shared.logs import log_json
+from taskyard.shared.settings import PREFIX
 
 #: Jobs before counting begins: caches are warm then, and threads started.
 WARM_UP: Final = 250
@@ -49,7 +50,8 @@ def measure(paths: Iterable[str] = PATHS, *, first: str | None = None) -> Costs:
 
     """
     with tempfile.TemporaryDirectory() as folder:
-        variables = {**os.environ, "PYTHONHASHSEED": "0"}
+        variables = {name: v for name, v in os.environ.items() if not name.startswith(PREFIX)}
+        variables["PYTHONHASHSEED"] = "0"
         if allocations.is_available():
             variables |= allocations.environment(Path(folder) / "trace")
         command = [sys.executable, "-m", "benchmarks.counts", "--json"]

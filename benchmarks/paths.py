@@ -22,7 +22,8 @@ from taskyard.workers.worker import Worker
 
 bench = Queue("bench", concurrency=200)
 
-_WORK_QUEUE: Final = "taskyard.q.bench"
+_NAMESPACE: Final = "taskyard"
+_WORK_QUEUE: Final = f"{_NAMESPACE}.q.{bench.name}"
 #: No heartbeat falls into a run.
 _HEARTBEAT_S: Final = 600.0
 
@@ -87,6 +88,7 @@ async def _nothing(_: int) -> None:
 def _settings(url: str, folder: Path) -> Settings:
     return Settings(
         broker_url=url,
+        namespace=_NAMESPACE,
         management_url=f"http://{url.rpartition('@')[2]}" if url.startswith("amqp") else None,
         state_dir=folder,
         heartbeat=_HEARTBEAT_S,
