@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 
 import pytest
 
 from benchmarks import allocations, baseline
 from benchmarks.baseline import Cost, Costs, baseline_of, judge
+from benchmarks.calls import Calls
 from benchmarks.counts import ROOT, measure
 
 COST = Cost(
@@ -42,6 +45,42 @@ def test_what_costs_more_is_found_and_named(monkeypatch: pytest.MonkeyPatch) -> 
     assert "calls into C" in problem
     assert ("allocations:" in problem) == allocations.is_available()
     assert "  +40.00   +80.00  tests/support/costly.py:spend" in problem
+
+
+def spend(times: int) -> None:
+    for _ in range(times):
+        len("")
+
+
+def test_calls_are_counted_on_every_thread_and_within_the_window() -> None:
+    """Those of a thread that was started before the window count in it, and only in it."""
+    turns: SimpleQueue[int] = SimpleQueue()
+    done: SimpleQueue[None] = SimpleQueue()
+
+    def serve() -> None:
+        while times := turns.get():
+            spend(times)
+            done.put(None)
+
+    calls = Calls()
+    calls.install()
+    try:
+        thread = Thread(target=serve)
+        thread.start()
+        turns.put(100)
+        done.get()
+        calls.start()
+        spend(3)
+        turns.put(4)
+        done.get()
+        counted = calls.stop()
+        turns.put(0)
+        thread.join()
+    finally:
+        calls.remove()
+    here = "tests/guards/test_counts.py:spend"
+    assert counted.python[here] == 2
+    assert counted.native[f"len < {here}"] == 7
 
 
 @pytest.mark.parametrize("name", ["calls", "native", "allocations"])
