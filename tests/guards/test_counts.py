@@ -10,10 +10,10 @@ from threading import Thread
 
 import pytest
 
-from benchmarks import allocations, baseline
-from benchmarks.baseline import Cost, Costs, baseline_of, judge
-from benchmarks.calls import Calls
-from benchmarks.counts import ROOT, measure
+from benchmarks.counts import allocations, baseline
+from benchmarks.counts.baseline import Cost, Costs, baseline_of, judge
+from benchmarks.counts.calls import Calls
+from benchmarks.counts.measuring import ROOT, measure
 
 COST = Cost(
     calls=10.0,

@@ -15,7 +15,7 @@ import socket
 from collections import deque
 from typing import Final, Self
 
-from benchmarks.session import Portion, Session
+from benchmarks.counts.session import Portion, Session
 
 #: Deliveries in one piece, acknowledged before the next: a busy worker's batches look like this.
 PORTION: Final = 50

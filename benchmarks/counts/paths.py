@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from benchmarks.peer import Peer
+from benchmarks.counts.peer import Peer
 from taskyard.producer import AsyncProducer, Producer
 from taskyard.shared import Queue
 from taskyard.shared.broker import Broker, QueueSpec, SetupSpec

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 import pika
 from pika import spec
 
-from benchmarks.answers import GREETING, answer_to
+from benchmarks.counts.answers import GREETING, answer_to
 
 if TYPE_CHECKING:
-    from benchmarks.peer import Peer
+    from benchmarks.counts.peer import Peer
 
 _READ_BYTES: Final = 256 * 1024
 _HEAD: Final = Struct(">BHL")

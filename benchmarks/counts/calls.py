@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Key: TypeAlias = tuple[CodeType, str]
 
 _OWN: Final = str(Path(__file__).parent)
-_ROOT: Final = str(Path(__file__).parents[1])
+_ROOT: Final = str(Path(__file__).parents[2])
 _LIBRARIES: Final = (sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-FILE: Final = Path(__file__).parents[1] / "tests/guards/baseline.json"
+FILE: Final = Path(__file__).parents[2] / "tests/guards/baseline.json"
 #: How far a count may be off, as a share of the baseline.
 TOLERANCE: Final = 0.15
 RECORD: Final = "python -m benchmarks.counts --record"

@@ -1,0 +1,1 @@
+"""What a job costs on the hot paths, counted instead of timed."""
