@@ -70,6 +70,7 @@ def held(management: Management, vhost: str, names: Iterable[str]) -> int:
 
 @pytest.mark.on_cluster
 @pytest.mark.server_only
+@pytest.mark.timeout(2 * 3600)  # three nodes on few cores write everything down three times
 async def test_junk_is_accounted_for(
     size: Size, seed: int, broker_url: BrokerUnderTest, taskyard: StartTaskyard, tmp_path: Path
 ) -> None:
@@ -102,7 +103,7 @@ async def test_junk_is_accounted_for(
             assert sum(ended) + aside == wanted, (ended, aside, wanted)
             return True
 
-        await eventually(accounted, within=size.of(60, 1500), every=1.0)
+        await eventually(accounted, within=size.of(60, 6000), every=1.0)
         assert len({run["line"] for run in rig.seen()}) == good // rounds
         late = worker.proportional_bytes()
         print(
