@@ -162,10 +162,10 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def observe(self, seconds: float) -> None:
-        """Count one observation."""
-        self.counts[bisect_left(self._bounds, seconds)] += 1
-        self.total += seconds
+    def observe(self, seconds: float, number: int = 1) -> None:
+        """Count an observation, or several of the same."""
+        self.counts[bisect_left(self._bounds, seconds)] += number
+        self.total += seconds * number
 
 
 class Metrics:

@@ -47,6 +47,8 @@ Fragment: TypeAlias = bytes | memoryview
 
 #: A body above this is written on its own instead of being copied into a larger write.
 _COPY_MAX: Final = 16 * 1024
+#: Bodies up to here are written together, however many a batch has.
+_SMALL_MAX: Final = 2 * 1024
 
 
 class Message:
@@ -190,8 +192,16 @@ def ack_frames(channel: int, upto: int, tags: Sequence[int]) -> bytes:
     return b"".join(frames)
 
 
-def writes(fragments: Sequence[Fragment]) -> list[Fragment]:
-    """Gather fragments into few writes, leaving large bodies uncopied."""
+def writes(fragments: Sequence[Fragment], largest: int = _COPY_MAX + 1) -> list[Fragment]:
+    """Gather fragments into few writes, leaving large bodies uncopied.
+
+    Args:
+        fragments: in their order.
+        largest: no body is larger, in bytes; where all are small they are one write.
+
+    """
+    if largest <= _SMALL_MAX:
+        return [b"".join(fragments)] if fragments else []
     gathered: list[Fragment] = []
     run: list[Fragment] = []
     size = 0

@@ -231,6 +231,7 @@ class Publisher:
         if channel is None:
             return
         fragments: list[Fragment] = []
+        largest = 0
         number, body_max = channel.number, channel.connection.body_max
         unconfirmed, cap = self._unconfirmed_bytes, self._cap_bytes
         index, items = flight.written, flight.items
@@ -247,10 +248,11 @@ class Publisher:
                 self._pending[self._next_tag] = (flight, index, size)
                 self._next_tag += 1
                 unconfirmed += size
+                largest = max(largest, size)
             index += 1
         flight.written = index
         self._unconfirmed_bytes = unconfirmed
-        for data in writes(fragments):
+        for data in writes(fragments, largest):
             channel.connection.emit(data)
 
     def _method(self, number: int, item: Outgoing) -> bytes | None:

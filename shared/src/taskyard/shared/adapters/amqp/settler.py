@@ -14,7 +14,7 @@ from taskyard.shared.feed import encode_feed
 from taskyard.shared.priority import NORMAL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from taskyard.shared.adapters.amqp.intake import Intake
     from taskyard.shared.adapters.amqp.names import Names
@@ -57,12 +57,11 @@ class Settler:
         """See the port. What needs no publish is acknowledged at once."""
         recording = self._recording()
         statuses = [SettleStatus.LOST] * len(batch)
+        tokens = _ours(batch)
         plain: list[int] = []
         publishing: list[int] = []
-        for index, settlement in enumerate(batch):
-            token = settlement.delivery.token
-            if not isinstance(token, Token) or not token.ours:
-                continue
+        for index in tokens:
+            settlement = batch[index]
             if (
                 settlement.copies
                 or settlement.park is not None
@@ -72,7 +71,7 @@ class Settler:
                 publishing.append(index)
             else:
                 plain.append(index)
-        self._ack(batch, plain, statuses)
+        self._ack(tokens, plain, statuses)
         if publishing:
             plan = self._plan(batch, publishing, recording=recording)
             receipts = await self._publisher.send(plan.items, deadline_s=deadline_s, patient=True)
@@ -80,7 +79,7 @@ class Settler:
             for index in publishing:
                 statuses[index] = SettleStatus.UNDONE
             stored = [index for index in publishing if index not in failed]
-            self._ack(batch, stored, statuses)
+            self._ack(tokens, stored, statuses)
             homeless = _homeless(plan, receipts)
             for index in stored:
                 if statuses[index] is SettleStatus.LOST:
@@ -137,19 +136,39 @@ class Settler:
 
     @staticmethod
     def _ack(
-        batch: Sequence[Settlement], indexes: Sequence[int], statuses: list[SettleStatus]
+        tokens: Mapping[int, Token], indexes: Sequence[int], statuses: list[SettleStatus]
     ) -> None:
         """Acknowledge, each channel's deliveries in one write."""
-        by_intake: dict[Intake, list[Token]] = {}
+        by_intake: dict[Intake, list[int]] = {}
         for index in indexes:
-            token = _token(batch[index])
-            if token.ours:
-                by_intake.setdefault(token.intake, []).append(token)
-                statuses[index] = SettleStatus.SETTLED
-            else:
+            intake = tokens[index].intake
+            its = by_intake.get(intake)
+            if its is None:
+                its = by_intake[intake] = []
+            its.append(index)
+        for intake, its in by_intake.items():
+            ours = [index for index in its if tokens[index].tag] if intake.alive else []
+            for index in its:
                 statuses[index] = SettleStatus.LOST
-        for intake, tokens in by_intake.items():
-            intake.ack(tokens)
+            for index in ours:
+                statuses[index] = SettleStatus.SETTLED
+            if ours:
+                intake.ack([tokens[index] for index in ours])
+
+
+def _ours(batch: Sequence[Settlement]) -> dict[int, Token]:
+    """Return the tokens of those that can still be settled, by their place in the batch."""
+    tokens: dict[int, Token] = {}
+    intake, alive = None, False
+    for index, settlement in enumerate(batch):
+        token = settlement.delivery.token
+        if not isinstance(token, Token) or not token.tag:
+            continue
+        if token.intake is not intake:  # mostly they are of one channel
+            intake, alive = token.intake, token.intake.alive
+        if alive:
+            tokens[index] = token
+    return tokens
 
 
 def _failed(batch: Sequence[Settlement], plan: _Plan, receipts: Sequence[Receipt]) -> set[int]:
