@@ -13,7 +13,7 @@ import pytest
 
 from support.eventually import eventually
 from support.ports import free_port
-from support.process import run_taskyard
+from support.process import Program, run_taskyard
 from support.rig import QUEUE, SELFTEST, Rig
 from taskyard.shared import Job
 from taskyard.shared.control import cancel_record, pause_record, resume_record
@@ -331,9 +331,15 @@ async def test_lifespans_in_processes(broker_url, taskyard, tmp_path):
         workers = [rig.start_worker(module="spans") for _ in range(2)]
         await rig.emptied(queue="good")
         for worker in workers:
+
+            async def settled(worker: Program = worker) -> bool:
+                """The queue that is in order may still be opened when the other has failed."""
+                problems = (await rig.probe(worker, "/readyz")).json()["problems"]
+                assert problems == ["set-up of queue bad failed: OSError: no database"]
+                return True
+
             await worker.wait_line("set-up of a queue failed", within=20)
-            problems = (await rig.probe(worker, "/readyz")).json()["problems"]
-            assert problems == ["set-up of queue bad failed: OSError: no database"]
+            await eventually(settled, within=20)
             assert (await rig.probe(worker, "/livez")).status_code == 200
         pids = (tmp_path / "entered").read_text().split()
         assert sorted(map(int, pids)) == sorted(worker.pid for worker in workers)
