@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.parts import RATE
 from benchmarks.report import load
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +21,7 @@ def test_the_benchmark_measures_us_and_the_bare_client(tmp_path: Path) -> None:
     path = tmp_path / "figures.json"
     parts = "publish-many,consume,delays,embedded-consume"
     command = [sys.executable, "-m", "benchmarks", "--only", parts, "--rows", "taskyard,bare"]
-    size = ["--rounds", "1", "--scale", "0.01", "--json", str(path)]
+    size = ["--rounds", "1", "--scale", "0.05", "--json", str(path)]
     done = subprocess.run(
         [*command, *size, "--plots", str(tmp_path / "plots"), "--markdown", str(tmp_path / "t.md")],
         cwd=ROOT,
@@ -36,8 +35,8 @@ def test_the_benchmark_measures_us_and_the_bare_client(tmp_path: Path) -> None:
     assert set(report.parts) == set(parts.split(","))
     for rows in report.parts.values():
         for figures in rows.values():
-            # Of so few jobs, what the clock of the processor counts may be nothing.
-            assert figures.pop(RATE, [1.0])[0] > 0
-            assert all(len(values) == 1 and values[0] >= 0 for values in figures.values())
+            for values in figures.values():
+                assert len(values) == 1
+                assert min(values) > 0
     assert list((tmp_path / "plots").glob("consume-*.svg"))
     assert "bare pika" in (tmp_path / "t.md").read_text()
