@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from statistics import median
 from typing import TypeAlias
 
@@ -30,27 +31,26 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """What is to hold of a figure: `row` against another row, or the best of several.
+    """What is to hold of a figure: against the best of other rows, or by itself.
 
     Attributes:
         row: ours.
         figure: of the row.
-        against: the rows to compare with; the best of them counts.
-        factor: what the ratio is to be, at least, or at most where less is better.
-        against_figure: where theirs has another name.
+        factor: what the ratio is to be, or the figure itself: at least, or at most where less is
+            better.
+        against: the rows to compare with; the best of them counts. None: the figure itself.
 
     """
 
     row: str
     figure: str
-    against: tuple[str, ...]
     factor: float
-    against_figure: str = ""
+    against: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a goal is met, and by whom it was measured."""
+    """Whether a goal is met, and against whom; `ratio` is the figure itself where there is no rival."""
 
     ratio: Spread
     rival: str
@@ -64,13 +64,18 @@ def ratios(mine: Sequence[float], theirs: Sequence[float]) -> Spread:
 
 def judge(goal: Goal, rows: Rows, *, less_is_better: bool) -> Verdict | None:
     """Say whether a goal is met; None where a row of it was not measured."""
-    figure = goal.against_figure or goal.figure
-    rivals = {name: rows[name][figure] for name in goal.against if rows.get(name, {}).get(figure)}
+    rivals = {
+        name: rows[name][goal.figure]
+        for name in goal.against
+        if rows.get(name, {}).get(goal.figure)
+    }
     mine = rows.get(goal.row, {}).get(goal.figure)
-    if not mine or not rivals:
+    if not mine or (goal.against and not rivals):
         return None
-    best = (min if less_is_better else max)(rivals, key=lambda name: median(rivals[name]))
-    ratio = ratios(mine, rivals[best])
+    best, ratio = "", Spread.of(mine)
+    if rivals:
+        best = (min if less_is_better else max)(rivals, key=lambda name: median(rivals[name]))
+        ratio = ratios(mine, rivals[best])
     met = ratio.median <= goal.factor if less_is_better else ratio.median >= goal.factor
     return Verdict(ratio, best, met)
 
@@ -78,4 +83,4 @@ def judge(goal: Goal, rows: Rows, *, less_is_better: bool) -> Verdict | None:
 def percentile(values: Sequence[float], share: float) -> float:
     """Return the value that this share of all does not exceed (nearest rank)."""
     some = sorted(values)
-    return some[min(len(some) - 1, max(0, -(-len(some) * share // 1).__int__() - 1))]
+    return some[max(0, ceil(len(some) * share) - 1)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
-from typing import Any
 
 import msgspec
 
@@ -69,12 +68,14 @@ def table(part: Part, rows: Rows) -> Iterator[str]:
         verdict = judge(goal, rows, less_is_better=goal.figure in LESS_IS_BETTER)
         if verdict is None:
             continue
-        wanted = f"{'at most' if goal.figure in LESS_IS_BETTER else 'at least'} {goal.factor:g} ×"
+        sign = " ×" if verdict.rival else ""
+        rival = f" {verdict.rival}" if verdict.rival else ""
+        least = "at most" if goal.figure in LESS_IS_BETTER else "at least"
         yield ""
         yield (
             f"{'Met' if verdict.met else '**Not met**'}: {goal.row}, {goal.figure}: "
-            f"{verdict.ratio.median:.2f} × {verdict.rival} ({verdict.ratio.least:.2f} to "
-            f"{verdict.ratio.most:.2f}); wanted {wanted}."
+            f"{_short(verdict.ratio.median)}{sign}{rival} ({_short(verdict.ratio.least)} to "
+            f"{_short(verdict.ratio.most)}); wanted {least} {goal.factor:g}{sign}."
         )
 
 
@@ -106,8 +107,3 @@ def load(text: bytes) -> Report:
 def dump(report: Report) -> bytes:
     """Return it as JSON."""
     return msgspec.json.format(msgspec.json.encode(report), indent=1)
-
-
-def as_builtins(report: Report) -> Any:
-    """Return it as plain values."""
-    return msgspec.to_builtins(report)
