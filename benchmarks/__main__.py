@@ -18,7 +18,8 @@ from pathlib import Path
 
 from benchmarks import peers_environment, plots
 from benchmarks.arena import Arena, Stalled
-from benchmarks.parts import PARTS, Part, Row
+from benchmarks.parts import PARTS
+from benchmarks.parts.part import Part, Row
 from benchmarks.report import Report, dump, load, markdown, table
 
 

@@ -8,7 +8,8 @@ from statistics import median
 import msgspec
 
 from benchmarks.figures import Rows, Spread, judge, ratios
-from benchmarks.parts import LESS_IS_BETTER, PARTS, RATE, Part
+from benchmarks.parts import PARTS
+from benchmarks.parts.part import LESS_IS_BETTER, RATE, Part
 
 
 class Report(msgspec.Struct):
