@@ -315,3 +315,15 @@ async def test_the_feed_gets_what_was_done_while_it_was_gone(
                 await feed.ack(items)
         await feed.stop()
         assert await rig.metric(worker, "unrecorded_total") == 0
+
+
+@pytest.mark.slow
+async def test_a_feed_that_stays_away_is_named(target, rabbitmq_node, taskyard, tmp_path):
+    """Whoever looks into the log learns within half a minute that nothing is recorded any more."""
+    async with Rig(target, taskyard, tmp_path, ledger=True) as rig:
+        worker = await rig.worker("--concurrency", "2")
+        await lose(rig, rabbitmq_node, NAMES.ledger)
+        said = json.loads(await worker.wait_line("the feed is gone", within=40))
+        assert said["queue"] == NAMES.ledger
+        assert "taskyard broker apply --ledger" in said["event"]
+        await works_again(rig, worker)
