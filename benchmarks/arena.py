@@ -134,8 +134,7 @@ class Place:
             **self._env,
             FOLDER: str(meter),
             ROOM: str(samples),
-            "BENCH_SLOTS": str(min(demand.slots, 16) if demand.threads else demand.slots),
-            "BENCH_LOOKAHEAD": str(demand.slots if demand.threads else 0),
+            **demand.variables,
         }
         log = meter.with_suffix(".log")
         argv = self.contestant.worker(demand)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +12,8 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 #: The environment of the peers, made by `benchmarks.peers_environment`.
 PEERS: Final = ROOT / ".venv-peers" / "bin"
 OWN: Final = Path(sys.executable).parent
+#: More are not faster for anybody.
+THREADS: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,15 +21,28 @@ class Demand:
     """What is asked of a worker.
 
     Attributes:
-        slots: jobs at once: coroutines, or threads.
+        slots: jobs at once, where they are coroutines; threads are 16 at most.
+        prefetch: jobs that a process has taken and not yet settled.
         processes: of the worker.
         threads: the handlers are plain functions, which run in threads.
 
     """
 
     slots: int = 200
+    prefetch: int = 200
     processes: int = 1
     threads: bool = False
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Return what the contestants read in their environment."""
+        slots = min(self.slots, THREADS) if self.threads else self.slots
+        return {
+            "BENCH_SLOTS": str(slots),
+            "BENCH_PREFETCH": str(self.prefetch),
+            "BENCH_LOOKAHEAD": str(self.prefetch - slots),
+            "dramatiq_queue_prefetch": str(self.prefetch),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +98,13 @@ UNRECORDED: Final = Contestant(
     worker=_our_worker,
     setup=_apply(),
 )
+#: On the type of queue that the peers use, which does not wait for the disk.
+CLASSIC: Final = replace(
+    UNRECORDED,
+    name="taskyard, recording off, classic queue",
+    settings='as above, its queue declared `type="classic"`',
+    variables={"BENCH_QUEUE": "classic"},
+)
 BARE: Final = Contestant(
     name="bare pika",
     settings="asyncio adapter on uvloop, no framework; our queue; 1000 confirms outstanding",
@@ -91,34 +113,36 @@ BARE: Final = Contestant(
     worker=lambda _: (str(OWN / "python"), "-m", "benchmarks.ours.bare", "consume"),
     setup=_apply(),
 )
+BARE_CLASSIC: Final = replace(
+    BARE, name="bare pika, classic queue", variables={"BENCH_QUEUE": "classic"}
+)
 CELERY: Final = Contestant(
     name="Celery",
-    settings="-P threads, acks_late, results ignored, prefetch 25 per thread, confirms; "
+    settings="-P threads, acks_late, results ignored, confirms; "
     "mingle, gossip, heartbeat, events and remote control off; classic queue",
     publisher=(str(PEERS / "python"), "-m", "benchmarks.peers.celery_app"),
     modes=frozenset({"one", "many", "threads"}),
     worker=lambda demand: (
         *(str(PEERS / "celery"), "-A", "benchmarks.peers.celery_app", "worker"),
-        *("-P", "threads", "-c", str(min(demand.slots, 16)), "-l", "ERROR"),
+        *("-P", "threads", "-c", str(min(demand.slots, THREADS)), "-l", "ERROR"),
         *("--without-gossip", "--without-mingle", "--without-heartbeat"),
     ),
     peer=True,
 )
 DRAMATIQ: Final = Contestant(
     name="Dramatiq",
-    settings="default middleware without Prometheus, 16 threads, prefetch 200, confirms; classic queue",
+    settings="default middleware without Prometheus, 16 threads, confirms; classic queue",
     publisher=(str(PEERS / "python"), "-m", "benchmarks.peers.dramatiq_app"),
     modes=frozenset({"one", "many", "threads"}),
     worker=lambda demand: (
         *(str(PEERS / "dramatiq"), "benchmarks.peers.dramatiq_app"),
-        *("--processes", str(demand.processes), "--threads", str(min(demand.slots, 16))),
+        *("--processes", str(demand.processes), "--threads", str(min(demand.slots, THREADS))),
     ),
     peer=True,
-    variables={"dramatiq_queue_prefetch": "200"},
 )
 TASKIQ: Final = Contestant(
     name="Taskiq",
-    settings="taskiq-aio-pika, uvloop, qos 200, --max-async-tasks 200, --ack-type when_executed, "
+    settings="taskiq-aio-pika, uvloop, --max-async-tasks 200, --ack-type when_executed, "
     "500 sends at once; classic queue",
     publisher=(str(PEERS / "python"), "-m", "benchmarks.peers.taskiq_app"),
     modes=frozenset({"one", "many", "async", "sync-many"}),
@@ -132,7 +156,7 @@ TASKIQ: Final = Contestant(
 )
 FASTSTREAM: Final = Contestant(
     name="FastStream",
-    settings="uvloop, prefetch 200, apply_types=False, logger off, 500 sends at once; classic queue",
+    settings="uvloop, apply_types=False, logger off, 500 sends at once; classic queue",
     publisher=(str(PEERS / "python"), "-m", "benchmarks.peers.faststream_app"),
     modes=frozenset({"one", "many", "async", "sync-many"}),
     worker=lambda demand: (

@@ -12,12 +12,15 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 #: The arguments of a no-op job: when it was sent, in nanoseconds since the epoch, and ballast.
 Job: TypeAlias = tuple[int, str]
 #: Sends jobs and returns when all are confirmed.
 Send: TypeAlias = Callable[[Sequence[Job]], None]
+
+_THREADS = 16
 
 
 def jobs(number: int, size: int) -> list[Job]:
@@ -35,6 +38,14 @@ def paced(number: int, size: int, per_second: float) -> Iterator[list[Job]]:
             yield [(time.time_ns(), "x" * size)] * (due - done)
             done = due
         time.sleep(tick_s / 4)
+
+
+def in_threads(send: Send, load: Sequence[Job]) -> None:
+    """Have 16 threads send a share each, one job after another."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        shares = [load[start::_THREADS] for start in range(_THREADS)]
+        for done in [pool.submit(send, share) for share in shares]:
+            done.result()
 
 
 def main(modes: Mapping[str, Send], *, pace: str = "many", ready: Callable[[], None]) -> None:

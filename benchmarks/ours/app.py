@@ -9,12 +9,13 @@ import asyncio
 import os
 import time
 from collections.abc import Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
+import uvloop
+
 from benchmarks.meter import Meter
-from benchmarks.publishing import Job as Sent, main
+from benchmarks.publishing import Job as Sent, in_threads, main
 from taskyard.producer import AsyncProducer, Producer
 from taskyard.shared import Queue
 
@@ -22,6 +23,7 @@ bench = Queue(
     "bench",
     concurrency=int(os.environ.get("BENCH_SLOTS", "200")),
     lookahead=int(os.environ.get("BENCH_LOOKAHEAD", "0")),
+    type=os.environ.get("BENCH_QUEUE", "auto"),  # type: ignore[arg-type]
 )
 meter = Meter()
 
@@ -67,8 +69,7 @@ class Sync:
         self.producer.send_many(noop.job(sent=due_ns, data=data).options(at=at) for _, data in load)
 
     def threads(self, load: Sequence[Sent]) -> None:
-        with ThreadPoolExecutor(16) as pool:
-            list(pool.map(lambda job: self.producer.send(noop.job(sent=job[0], data=job[1])), load))
+        in_threads(self.one, load)
 
 
 class Async:
@@ -89,7 +90,7 @@ class Async:
 
 
 if __name__ == "__main__":
-    with asyncio.Runner() as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         sync, concurrent = Sync(), Async(runner)
 
         def ready() -> None:

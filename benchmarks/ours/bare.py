@@ -22,8 +22,8 @@ from pika.channel import Channel
 from benchmarks.meter import Meter
 from benchmarks.publishing import Job, main
 
-#: Unconfirmed publishes in flight; the bare client does not get faster beyond a few hundred.
-WINDOW = 1000
+#: Unconfirmed publishes in flight; the bare client does not get faster beyond a thousand.
+WINDOW = int(os.environ.get("BENCH_WINDOW", "1000"))
 PREFETCH = int(os.environ.get("BENCH_PREFETCH", "200"))
 QUEUE = "taskyard.q.bench"
 URL = os.environ["BENCH_URL"]

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from celery import Celery
 
 from benchmarks.meter import Meter
-from benchmarks.publishing import Job, main
+from benchmarks.publishing import Job, in_threads, main
 
 app = Celery(broker=os.environ["BENCH_URL"])
 app.conf.update(
     task_ignore_result=True,
     task_acks_late=True,
     task_default_delivery_mode="persistent",
-    worker_prefetch_multiplier=int(os.environ.get("BENCH_PREFETCH", "25")),
+    worker_prefetch_multiplier=max(1, int(os.environ.get("BENCH_PREFETCH", "200")) // 16),
     worker_enable_remote_control=False,
     worker_send_task_events=False,
     broker_transport_options={"confirm_publish": True},
@@ -42,9 +41,13 @@ def many(jobs: Sequence[Job]) -> None:
             noop.apply_async((sent, data), producer=producer)
 
 
+def some(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        noop.delay(*job)
+
+
 def threads(jobs: Sequence[Job]) -> None:
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda job: noop.delay(*job), jobs))
+    in_threads(some, jobs)
 
 
 def ready() -> None:

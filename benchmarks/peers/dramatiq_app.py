@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import dramatiq
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
 from benchmarks.meter import Meter
-from benchmarks.publishing import Job, main
+from benchmarks.publishing import Job, in_threads, main
 
 broker = RabbitmqBroker(url=os.environ["BENCH_URL"], confirm_delivery=True)
 dramatiq.set_broker(broker)
@@ -32,9 +31,13 @@ def many(jobs: Sequence[Job]) -> None:
         noop.send(sent, data)
 
 
+def some(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        noop.send(*job)
+
+
 def threads(jobs: Sequence[Job]) -> None:
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda job: noop.send(*job), jobs))
+    in_threads(some, jobs)
 
 
 def ready() -> None:

@@ -19,6 +19,7 @@ from weakref import WeakSet
 from taskyard.producer.publisher import Submission
 from taskyard.shared.broker import PublishStatus, Receipt
 from taskyard.shared.errors import ConfigurationError
+from taskyard.shared.loops import fastest_loop
 
 if TYPE_CHECKING:
     from taskyard.producer.publisher import Publisher
@@ -35,7 +36,7 @@ class Background:
 
     def __init__(self, name: str) -> None:
         """Start the thread `name`."""
-        self._loop = asyncio.new_event_loop()
+        self._loop = (fastest_loop() or asyncio.new_event_loop)()
         self._thread = threading.Thread(target=self._live, name=name, daemon=True)
         self._thread.start()
 

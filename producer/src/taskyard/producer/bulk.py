@@ -19,7 +19,7 @@ CHUNK: Final = 500
 #: Bytes of bodies in one call, whatever the number of jobs.
 CHUNK_BYTES: Final = 1024 * 1024
 #: Calls under way at once, so that the next is ready while the last is being confirmed.
-WINDOW: Final = 4
+WINDOW: Final = 8
 
 _GIVEN_UP = (PublishStatus.TIMEOUT, PublishStatus.UNAVAILABLE, PublishStatus.SPOOL_FULL)
 

@@ -137,6 +137,11 @@ class Intents:
                 return record
         return None
 
+    @property
+    def cancels(self) -> bool:
+        """Whether any job is to be cancelled."""
+        return bool(self._cancelled)
+
     def cancel_of(self, job_id: str) -> ControlRecord | None:
         """Return the record that cancels a job, if one does."""
         return self._cancelled.get(job_id) if self._cancelled else None

@@ -40,8 +40,9 @@ if TYPE_CHECKING:
     from taskyard.workers.admit import Admission
     from taskyard.workers.machinery import Machinery
 
-#: A delivery that may run and waits for a slot, and when it was taken (monotonic, in seconds).
-_Waiting = tuple["Delivery", float]
+#: A delivery that may run and waits for a slot, how it was admitted, and when it was taken
+#: (monotonic, in seconds).
+_Waiting = tuple["Delivery", "Run", float]
 
 
 class Lane:
@@ -226,7 +227,7 @@ class Lane:
             elif self._slots.free and self._starting and self._machinery.budget.take():
                 self._start(delivery, admission, taken_s=now_s, now_s=now_s, now_ms=now_ms)
             else:
-                self._waiting.append((delivery, now_s))
+                self._waiting.append((delivery, admission, now_s))
 
     def _take_rest(self, rest: Sequence[Delivery]) -> None:
         """The flow has ended: only now can what is handed back not come back here at once."""
@@ -243,6 +244,12 @@ class Lane:
             losses=recall.losses(delivery) if delivery.redelivered else 0,
             cancelled=self._intents.cancel_of(delivery.envelope.id),
         )
+
+    def _admit_again(self, delivery: Delivery, run: Run, now_ms: int) -> Admission:
+        """Say whether what was to run still is: it may have expired, or been cancelled."""
+        if delivery.envelope.expires_ms is None and not self._intents.cancels:
+            return run
+        return self._admit(delivery, now_ms)
 
     def _recognised(self, delivery: Delivery) -> bool:
         """Take a delivery back that this process already runs, or has run: nobody died."""
@@ -290,14 +297,15 @@ class Lane:
     def _start_waiting(self) -> None:
         now_ms, now_s = self._broker.now_ms(), self._machinery.clock.monotonic_s()
         while self._waiting and self._slots.free and self._starting:
-            delivery, taken_s = self._waiting.popleft()
-            admission = self._admit(delivery, now_ms)  # it may have expired, or been cancelled
+            waiting = self._waiting.popleft()
+            delivery, run, taken_s = waiting
+            admission = self._admit_again(delivery, run, now_ms)
             if not isinstance(admission, Run):
                 self._refuse(delivery, admission, now_ms)
             elif self._machinery.budget.take():
                 self._start(delivery, admission, taken_s=taken_s, now_s=now_s, now_ms=now_ms)
             else:
-                self._waiting.appendleft((delivery, taken_s))
+                self._waiting.appendleft(waiting)
                 return
 
     def _away(self, number: int) -> None:
@@ -358,7 +366,7 @@ class Lane:
     def _give_back_waiting(self) -> None:
         now_ms = self._broker.now_ms()
         while self._waiting:
-            delivery, _ = self._waiting.popleft()
+            delivery, _, _ = self._waiting.popleft()
             self._refuse(delivery, self._admit(delivery, now_ms), now_ms)
         if self.idle:
             self._empty.set()

@@ -26,7 +26,7 @@ class LaneMeters:
 
     def started(self, envelope: Envelope, now_ms: int) -> None:
         """Count an attempt that starts."""
-        if due_ms := envelope.due_ms:
+        if due_ms := envelope.not_before_ms or envelope.enqueued_ms:  # `due_ms`, in line
             self._wait_s.observe(max(now_ms - due_ms, 0) / 1000)
 
     def ended(

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from taskyard.shared.brokers import connect
 from taskyard.shared.clock import SystemClock
 from taskyard.shared.logs import get_logger
+from taskyard.shared.loops import fastest_loop
 from taskyard.workers.gauges import show_gauges, signs_of
 from taskyard.workers.health import HealthServer
-from taskyard.workers.loops import fastest_loop
 from taskyard.workers.orders import SIGNALS, Orders, ToldToStop
 from taskyard.workers.signs import why_dead, why_not_ready
 from taskyard.workers.singleton import Lock, held

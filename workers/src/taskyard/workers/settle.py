@@ -190,5 +190,5 @@ def _message_only(kind: str, message: str) -> ErrorInfo:
 
 
 def _wait_ms(envelope: Envelope, started_ms: int) -> int | None:
-    due_ms = envelope.due_ms
+    due_ms = envelope.not_before_ms or envelope.enqueued_ms  # `due_ms`, in line
     return max(started_ms - due_ms, 0) if due_ms else None

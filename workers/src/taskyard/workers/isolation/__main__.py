@@ -20,11 +20,11 @@ from taskyard.shared.clock import SystemClock
 from taskyard.shared.errors import NotFound
 from taskyard.shared.keyring import KeyRing
 from taskyard.shared.logs import log_json
+from taskyard.shared.loops import fastest_loop
 from taskyard.workers.isolation.channel import Channel, LogStream
 from taskyard.workers.isolation.host import Host
 from taskyard.workers.isolation.kernel import adopt_orphans, die_with
 from taskyard.workers.isolation.messages import Broken, Setup
-from taskyard.workers.loops import fastest_loop
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -28,7 +28,14 @@ from taskyard.shared.broker import (
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Callable,
+        Collection,
+        Mapping,
+        Sequence,
+    )
 
     from taskyard.shared.adapters.amqp.link import Link
     from taskyard.shared.broker import (
@@ -81,6 +88,7 @@ class AmqpBroker:
         self._settler = Settler(
             self.core.publisher, self.core.names, recording=lambda: self.core.recording
         )
+        self.now_ms: Callable[[], int] = self.core.clock.now_ms  # asked for each job
         self._consumers: list[AmqpConsumer] = []
         self._listeners: list[asyncio.Queue[BrokerEvent | None]] = []
         self._was_connected = False
@@ -114,9 +122,6 @@ class AmqpBroker:
     @property
     def blocked(self) -> bool:
         return any(link.blocked for link in self._links())
-
-    def now_ms(self) -> int:
-        return self.core.now_ms()
 
     def _links(self) -> list[Link]:
         reader = self.core.reader_link

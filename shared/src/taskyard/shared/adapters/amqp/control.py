@@ -90,7 +90,7 @@ async def begin_log(core: Core, *, is_new: bool) -> None:
                 return
         except ControlUnavailable:
             return  # there is none, or it cannot be read now: nothing to begin
-    await append_control(core, [genesis(core.now_ms())], deadline_s=_GENESIS_S)
+    await append_control(core, [genesis(core.clock.now_ms())], deadline_s=_GENESIS_S)
 
 
 async def follow_control(core: Core, after: int | None) -> AsyncIterator[ControlBatch]:

@@ -80,10 +80,6 @@ class Core:
         self._links: list[Link] = []
         self._feed_watch: asyncio.Task[None] | None = None
 
-    def now_ms(self) -> int:
-        """Return the present instant."""
-        return self.clock.now_ms()
-
     async def open(self, *, deadline_s: float) -> None:
         """Open the publishing connection, and learn whether the feed exists."""
         await self.publish_link.open(deadline_s=deadline_s)

@@ -79,13 +79,24 @@ class Receiver(Protocol):
 class Inbound:
     """Reads the hot methods of one channel; says which frames are not its own."""
 
-    __slots__ = ("_consumer_tag", "_left", "_message", "_parts", "_receiver")
+    __slots__ = (
+        "_consumer",
+        "_consumer_tag",
+        "_exchange",
+        "_left",
+        "_message",
+        "_origin",
+        "_parts",
+        "_receiver",
+        "_routing_key",
+    )
 
     def __init__(self, receiver: Receiver) -> None:
         """Read for `receiver`."""
         self._receiver = receiver
         self._message: Message | None = None
-        self._consumer_tag = ""
+        self._consumer = self._origin = b""
+        self._consumer_tag = self._exchange = self._routing_key = ""
         self._left = 0
         self._parts: list[bytes] = []
 
@@ -93,10 +104,22 @@ class Inbound:
         """Take the method whose payload begins at an offset; False if it is not a hot one."""
         number = METHOD_ID.unpack_from(data, at)[0]
         if number == DELIVER:
-            self._consumer_tag, at = read_short(data, at + 4)
-            tag, redelivered = _TAG.unpack_from(data, at)
-            exchange, at = read_short(data, at + 9)
-            self._message = Message(tag, redelivered != 0, exchange, read_short(data, at)[0])
+            at += 4
+            end = at + 1 + data[at]
+            name = data[at:end]
+            if name != self._consumer:  # deliveries of one consumer follow each other
+                self._consumer, self._consumer_tag = name, read_short(name, 0)[0]
+            tag, redelivered = _TAG.unpack_from(data, end)
+            at = end + 9
+            # Where messages come from is the same for most; the routing key ends the frame.
+            split = at + 1 + data[at]
+            end = split + 1 + data[split]
+            origin = data[at:end]
+            if origin != self._origin:
+                self._origin = origin
+                self._exchange, at = read_short(origin, 0)
+                self._routing_key = read_short(origin, at)[0]
+            self._message = Message(tag, redelivered != 0, self._exchange, self._routing_key)
             return True
         if number in {ACK, NACK}:
             tag, bits = _TAG.unpack_from(data, at + 4)

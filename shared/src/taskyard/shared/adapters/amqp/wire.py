@@ -135,7 +135,7 @@ def decode(
             id=job_id or mint_id(),
             task=task or "",
             body=body,
-            content_type=_cut(kind) if kind else JSON,
+            content_type=_cut(kind) if kind and kind != JSON else JSON,
             priority=NORMAL if priority is None else min(priority, HIGHEST),
             app=_cut(app) if app else app,
             message_id=properties.message_id or "",

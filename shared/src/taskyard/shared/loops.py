@@ -1,4 +1,4 @@
-"""Which event loop a process runs: the same in a worker and in its children."""
+"""Which event loop runs where the choice is ours: in workers, their children, and the sync SDK."""
 
 from __future__ import annotations
 
