@@ -113,6 +113,8 @@ class Connection(AsyncioConnection):  # type: ignore[misc]
         #: Who reads the hot frames of a channel, by its number.
         self.inbound: dict[int, Inbound] = {}
         self._rest = b""
+        #: To write to without pika; none under TLS, and before there is a connection.
+        self._socket: socket.socket | None = None
         self._given_up = False
         super().__init__(
             parameters,
@@ -129,6 +131,7 @@ class Connection(AsyncioConnection):  # type: ignore[misc]
         between the two, pika's own abort leaves the socket open, or fails.
         """
         self._given_up = True
+        self._socket = None
         if self._transport is not None:
             self._error = pika.exceptions.ConnectionOpenAborted("aborted")
             self._transport.abort()
@@ -160,9 +163,23 @@ class Connection(AsyncioConnection):  # type: ignore[misc]
         return None
 
     def emit(self, data: Fragment) -> None:
-        """Write frames."""
-        self.bytes_sent += len(data)
-        self._transport.write(data)
+        """Write frames: at once where the socket takes them, else when it does.
+
+        pika always waits for the loop to say that it would, which is a turn of the loop and three
+        calls into the system more for each write.
+        """
+        size = len(data)
+        self.bytes_sent += size
+        transport = self._transport
+        if self._socket is not None and not transport.get_write_buffer_size():
+            try:
+                sent = self._socket.send(data)
+            except OSError:  # it is full, or broken: pika finds that out, and deals with it
+                sent = 0
+            if sent == size:
+                return
+            data = memoryview(data)[sent:]
+        transport.write(data)
 
     @property
     def body_max(self) -> int:
@@ -227,6 +244,11 @@ class Connection(AsyncioConnection):  # type: ignore[misc]
 
     def _proto_connection_made(self, transport: Any) -> None:
         transport._MAX_RECV_BYTES = _READ_BYTES
+        if self.params.ssl_options is None:
+            self._socket = transport._sock
+            # One read in a turn of the loop: a second one mostly finds nothing, which costs pika an
+            # exception. What is left is signalled again; under TLS it would not be.
+            transport._MAX_CONSUME_BYTES = 1
         super()._proto_connection_made(transport)
         if self._given_up:
             self.abort()
