@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from taskyard.shared.cli import CommandTree
-from taskyard.shared.settings import PREFIX, Settings
+from taskyard.shared.settings import NAMES, PREFIX
 
 #: Looks like one of our variables, wherever it stands in a text.
 VARIABLE = re.compile(r"\bTASKYARD_[A-Z][A-Z0-9_]*\b")
@@ -60,7 +60,7 @@ def commands_in(text: str) -> Iterator[list[str]]:
 
 def known_variables() -> frozenset[str]:
     """Return every variable that the program reads: settings, their files, and options."""
-    settings = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    settings = {f"{PREFIX}{name.upper()}" for name in NAMES}
     files = {f"{name}_FILE" for name in settings}
     return frozenset(settings | files | set(_options(root(), PREFIX)))
 

@@ -46,7 +46,7 @@ def test_every_scaled_worker_is_found() -> None:
     assert lookup["names"][0] in SERVICES
     assert lookup["type"] == "A"
     port = int(SERVICES["worker"]["environment"]["TASKYARD_METRICS_PORT"])
-    assert lookup["port"] == port == Settings.model_fields["metrics_port"].default
+    assert lookup["port"] == port == Settings.metrics_port
 
 
 def test_targets_are_services() -> None:

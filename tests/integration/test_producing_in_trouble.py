@@ -133,9 +133,7 @@ async def test_unconfirmed_bytes_are_bounded(url: str) -> None:
     settings = Settings(unconfirmed_cap=64 * 1024, publish_deadline=1.0)
     big = [job("x" * 8000) for _ in range(100)]
     async with Proxy.to(url) as proxy:
-        settings = settings.model_copy(
-            update={"broker_url": Settings(broker_url=proxy.url(url)).broker_url}
-        )
+        settings = settings.but(broker_url=Settings(broker_url=proxy.url(url)).broker_url)
         async with AsyncProducer(settings=settings) as producer:
             await producer.send(job("before"))
             proxy.stall()

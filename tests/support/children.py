@@ -14,6 +14,7 @@ from support.eventually import eventually
 from support.workbench import Workbench
 from taskyard.shared import Job
 from taskyard.shared.feed import FeedRecord
+from taskyard.shared.log_lines import Event
 
 #: Seconds: Python starts slowly on a loaded machine.
 WITHIN = 40
@@ -64,14 +65,20 @@ def said(records: Iterable[logging.LogRecord], job_id: str = "") -> list[dict[st
     """Return what was logged, of one job or of all, as fields, whether logging is configured or not."""
     found = []
     for record in records:
-        fields = dict(record.msg) if isinstance(record.msg, dict) else _read(record.getMessage())
+        fields = _fields_of(record)
         fields |= {"logger": record.name, "level": record.levelname.lower()}
         if job_id in {"", fields.get("job_id")}:
             found.append(fields)
     return found
 
 
+def _fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    if isinstance(record.msg, Event):
+        return {"event": record.msg.name, **record.msg.fields}
+    return _read(record.getMessage())
+
+
 def _read(line: str) -> dict[str, Any]:
-    """Read a line of structlog's `KeyValueRenderer`."""
+    """Read an event as text."""
     pairs = re.findall(r"""(\w+)=('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\S+)""", line)
     return {name: value.strip("'\"") for name, value in pairs}

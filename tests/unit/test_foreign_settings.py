@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from taskyard.shared.errors import ConfigurationError
-from taskyard.shared.settings import PREFIX, Settings
+from taskyard.shared.settings import NAMES, PREFIX, Settings
 
-FIELDS = sorted(Settings.model_fields)
+FIELDS = sorted(NAMES)
 NUMBERS = st.one_of(
     st.integers().map(str),
     st.floats().map(str),
@@ -51,7 +51,7 @@ def accepted(values: dict[str, str]) -> Settings | None:
             options = found.broker_options("worker")
         except ConfigurationError:
             return None
-    for value in (*dict(found).values(), options.heartbeat_s, options.lock_heartbeat_s):
+    for value in (*vars(found).values(), options.heartbeat_s, options.lock_heartbeat_s):
         assert not isinstance(value, float) or math.isfinite(value)
     assert 1 <= round(options.heartbeat_s) <= 0xFFFF, "AMQP has 16 bits for it"
     assert 1 <= round(options.lock_heartbeat_s) <= 0xFFFF

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -100,3 +102,13 @@ def test_probes_run_before_each_scrape() -> None:
     values = iter((1, 2))
     metrics.on_scrape(lambda: metrics.count("broker_connected").set(next(values)))
     assert [shown(metrics)["taskyard_broker_connected", ()] for _ in range(2)] == [1, 2]
+
+
+def test_any_number_is_shown() -> None:
+    """Numbers that are none, or have no end, are written as Prometheus reads them."""
+    metrics = Metrics()
+    for queue, value in {"a": math.inf, "b": -math.inf, "c": math.nan, "d": 12345678.5}.items():
+        metrics.count("slots", queue).set(value)
+    found = {labels[0][1]: value for (_, labels), value in shown(metrics).items()}
+    assert math.isnan(found.pop("c"))
+    assert found == {"a": math.inf, "b": -math.inf, "d": 12345678.5}

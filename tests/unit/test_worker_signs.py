@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import httpx
@@ -88,3 +89,32 @@ def test_a_consumer_that_starves_for_long_is_dead(starved_s, dead):
     problems = why_dead(Signs(lanes=(LaneSigns(queue="mail", starved_s=starved_s),)))
     assert bool(problems) is dead
     assert all("mail: jobs are ready and none is delivered" in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET /livez?full HTTP/1.1\r\nHost: a\r\n\r\n", b"200 OK"),
+        (b"GET /livez HTTP/1.0\n\n", b"200 OK"),
+        (b"GET /livez HTTP/1.1\r\n" + b"A: b\r\n" * 150 + b"\r\n", b"200 OK"),
+        (b"POST /livez HTTP/1.1\r\n\r\n", b"501 Not Implemented"),
+        (b"GET /\xff HTTP/1.1\r\n\r\n", b"404 Not Found"),
+        (b"GET /livez\r\n\r\n", b"400 Bad Request"),
+        (b"\x16\x03\x01\x02\r\n\r\n", b"400 Bad Request"),
+        (b"", b"400 Bad Request"),
+        (b"GET /livez HTTP/1.1\r\nA: b", b"400 Bad Request"),
+        (b"GET /livez HTTP/1.1\r\n" + b"A: b\r\n" * 300, b"400 Bad Request"),
+    ],
+)
+def test_any_request_gets_an_answer(request_: bytes, status: bytes) -> None:
+    """What is no request for something known is refused in HTTP's words, and the connection closed."""
+    server = HealthServer(
+        "127.0.0.1", 0, signs=Signs, metrics=bytes, dead=why_dead, unready=why_dead
+    )
+    try:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+            client.sendall(request_)
+            client.shutdown(socket.SHUT_WR)
+            assert client.makefile("rb").readline() == b"HTTP/1.0 " + status + b"\r\n"
+    finally:
+        server.close()

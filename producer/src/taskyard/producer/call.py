@@ -36,7 +36,7 @@ def settings_of(
     elif broker_url is not None:
         msg = "give a broker URL or settings, not both"
         raise ConfigurationError(msg)
-    return settings if spool is None else settings.model_copy(update={"spool_url": spool})
+    return settings if spool is None else settings.but(spool_url=spool)
 
 
 def job_of(

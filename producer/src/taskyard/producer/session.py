@@ -64,7 +64,7 @@ class Session:
             ConfigurationError: no broker is set, or its URL or a key is not valid.
 
         """
-        url = None if settings.broker_url is None else settings.broker_url.get_secret_value()
+        url = None if settings.broker_url is None else settings.broker_url.reveal()
         if broker is None:
             broker = connect(settings.require_broker_url(), settings.broker_options("producer"))
         self.broker = broker

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -104,6 +103,8 @@ def _hint(queue: str) -> str:
             "It is declared in this process: create it with `taskyard broker apply MODULE`. "
             f"Declared here: {', '.join(declared)}"
         )
+    from difflib import get_close_matches
+
     near = get_close_matches(queue, declared, n=1)
     meant = f"Did you mean {near[0]!r}? " if near else ""
     return f"{meant}Queues declared in this process: {', '.join(declared) or 'none'}"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import urlsplit
 
+from taskyard.shared import entry_points
 from taskyard.shared.broker import BrokerOptions
 from taskyard.shared.errors import ConfigurationError
 
@@ -30,10 +30,9 @@ def connect(url: str, options: BrokerOptions | None = None) -> Broker:
 
     """
     scheme = urlsplit(url.split(",", 1)[0]).scheme
-    found = [point for point in entry_points(group=GROUP) if point.name == scheme]
-    if not found:
-        known = ", ".join(sorted({point.name for point in entry_points(group=GROUP)}))
+    make = cast("Callable[[str, BrokerOptions], Broker] | None", entry_points.load(GROUP, scheme))
+    if make is None:
+        known = ", ".join(sorted(entry_points.names_of(GROUP)))
         msg = f"TASKYARD_BROKER_URL: no adapter for scheme {scheme!r} (installed: {known})"
         raise ConfigurationError(msg)
-    make = cast("Callable[[str, BrokerOptions], Broker]", found[0].load())
     return make(url, options or BrokerOptions())

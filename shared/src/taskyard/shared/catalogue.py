@@ -6,6 +6,9 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+import msgspec
+
+from taskyard.shared.aside import Aside
 from taskyard.shared.errors import ConfigurationError
 from taskyard.shared.task import Queue
 
@@ -56,6 +59,23 @@ def select_queues(queues: dict[str, Queue[Any]], names: str) -> list[Queue[Any]]
         msg = f"unknown queue {', '.join(unknown) or names!r}; declared are {', '.join(sorted(queues))}"
         raise ConfigurationError(msg)
     return [queues[name] for name in dict.fromkeys(wanted)]
+
+
+def name_queues(modules: Sequence[str], names: str) -> list[str]:
+    """Return the names of the queues meant by a comma list, or by `all`, without keeping them.
+
+    Modules are imported in a child; here only if that fails, for the error.
+
+    Raises:
+        ConfigurationError: see `load_queues` and `select_queues`.
+
+    """
+
+    def found() -> list[str]:
+        return [queue.name for queue in select_queues(load_queues(modules), names)]
+
+    raw = Aside(lambda: msgspec.json.encode(found())).wait()
+    return msgspec.json.decode(raw, type=list[str]) if raw else found()
 
 
 def queues_of(module: ModuleType) -> list[Queue[Any]]:

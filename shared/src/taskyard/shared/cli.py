@@ -10,11 +10,11 @@ import os
 import select
 import sys
 from contextlib import contextmanager, suppress
-from importlib.metadata import EntryPoint, entry_points, version
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 
+from taskyard.shared import entry_points
 from taskyard.shared.control import ControlUnavailable
 from taskyard.shared.errors import (
     AlreadyRunning,
@@ -78,19 +78,17 @@ class CommandTree(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Load a command, or make the sub-group of that name."""
         del ctx
-        points = self._below()
-        if cmd_name in points:
-            return cast("click.Command", points[cmd_name].load())
-        if any(name.startswith(f"{cmd_name}.") for name in points):
+        command = entry_points.load(GROUP, self._path + cmd_name)
+        if command is not None:
+            return cast("click.Command", command)
+        if any(name.startswith(f"{cmd_name}.") for name in self._below()):
             path = f"{self._path}{cmd_name}."
             return CommandTree(path, name=cmd_name, help=_GROUP_HELP.get(cmd_name, ""))
         return None
 
-    def _below(self) -> dict[str, EntryPoint]:
-        skip = len(self._path)
-        return {
-            p.name[skip:]: p for p in entry_points(group=GROUP) if p.name.startswith(self._path)
-        }
+    def _below(self) -> set[str]:
+        names = entry_points.names_of(GROUP)
+        return {name.removeprefix(self._path) for name in names if name.startswith(self._path)}
 
 
 def exit_code_of(error: TaskyardError) -> int:
@@ -121,7 +119,8 @@ def main(args: list[str] | None = None) -> None:
             "show_default": True,
         },
     )
-    root = click.version_option(version("taskyard-shared"), prog_name="taskyard")(root)
+    # The version is looked up when it is asked for: that takes `importlib.metadata`.
+    root = click.version_option(package_name="taskyard-shared", prog_name="taskyard")(root)
     try:
         _require_text(sys.argv[1:] if args is None else args)
         # Without standalone mode click returns the code of an Exit instead of exiting with it.

@@ -9,17 +9,16 @@ Payloads are never logged. Every line written while a job runs carries its field
 from __future__ import annotations
 
 import logging
-import os
 import sys
-from typing import TYPE_CHECKING, Protocol, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
-import structlog
-
-from taskyard.shared.context import current_job
 from taskyard.shared.errors import ConfigurationError
+from taskyard.shared.log_lines import Event, LineFormatter, as_json, as_text
 
 if TYPE_CHECKING:
-    from structlog.typing import EventDict, Processor
+    from collections.abc import MutableMapping
+    from types import ModuleType
 
     from taskyard.shared.settings import Settings
 
@@ -39,68 +38,52 @@ class Stream(Protocol):
 class Logger:
     """Logs events with fields. Cheap to make; decides at its first line where lines go."""
 
-    __slots__ = ("_name", "_target")
+    __slots__ = ("_log", "_name")
 
     def __init__(self, name: str) -> None:
         """Log under the name of a module."""
         self._name = name
-        self._target: structlog.stdlib.BoundLogger | None = None
+        self._log: _Say | None = None
 
     def debug(self, event: str, **fields: object) -> None:
         """Log something that only somebody who looks for a fault wants to read."""
-        self._bound().debug(event, **fields)
+        self._say(logging.DEBUG, event, fields)
 
     def info(self, event: str, **fields: object) -> None:
         """Log something that an operator expects."""
-        self._bound().info(event, **fields)
+        self._say(logging.INFO, event, fields)
 
     def warning(self, event: str, **fields: object) -> None:
         """Log something that an operator may have to look at."""
-        self._bound().warning(event, **fields)
+        self._say(logging.WARNING, event, fields)
 
     def error(self, event: str, **fields: object) -> None:
         """Log something that an operator has to look at."""
-        self._bound().error(event, **fields)
+        self._say(logging.ERROR, event, fields)
 
     def exception(self, event: str, **fields: object) -> None:
         """Log an error with the traceback of the exception being handled."""
-        self._bound().exception(event, **fields)
+        self._say(logging.ERROR, event, fields, failed=True)
 
-    def _bound(self) -> structlog.stdlib.BoundLogger:
-        if self._target is None:
-            self._target = _bind(self._name)
-        return self._target
+    def _say(
+        self, level: int, event: str, fields: dict[str, object], *, failed: bool = False
+    ) -> None:
+        if self._log is None:
+            self._log = _where_to(self._name)
+        self._log(level, event, fields, failed)
 
 
 def get_logger(name: str) -> Logger:
     """Return the logger of a module.
 
-    structlog, unless it was configured, prints to standard output, which belongs to the program
-    that uses us: there our lines go to the standard library's logging, as text.
+    Its lines go to structlog where the program that uses us has configured it, and otherwise to
+    the standard library's logging: as lines of `configure_logging`, or else as text.
     """
     return Logger(name)
 
 
-def _bind(name: str) -> structlog.stdlib.BoundLogger:
-    if structlog.is_configured():
-        return cast("structlog.stdlib.BoundLogger", structlog.get_logger(name))
-    return cast(
-        "structlog.stdlib.BoundLogger",
-        structlog.wrap_logger(
-            logging.getLogger(name),
-            wrapper_class=structlog.stdlib.BoundLogger,
-            processors=[
-                structlog.stdlib.filter_by_level,
-                structlog.contextvars.merge_contextvars,
-                structlog.processors.format_exc_info,
-                structlog.processors.KeyValueRenderer(key_order=["event"]),
-            ],
-        ),
-    )
-
-
 def configure_logging(settings: Settings, *, show_pid: bool = False) -> None:
-    """Send structlog's and the standard library's records to one stream in one format.
+    """Send our, the standard library's and structlog's lines to one stream in one format.
 
     Args:
         settings: say where lines go, which, and how they look.
@@ -111,89 +94,93 @@ def configure_logging(settings: Settings, *, show_pid: bool = False) -> None:
 
     """
     stream = _open(settings)
-    _configure(stream, settings.log_level, _renderer(settings, stream), show_pid=show_pid)
+    render = as_json
+    if settings.log_format == "console":
+        render = partial(as_text, colours=stream.isatty())
+    _configure(stream, settings.log_level, LineFormatter(render, show_pid=show_pid))
 
 
 def log_json(stream: Stream, level: str) -> None:
-    """Send structlog's and the standard library's records to a stream as JSON lines.
+    """Send our, the standard library's and structlog's lines to a stream as JSON.
 
     Args:
         stream: where lines go, each in one call.
         level: the least level.
 
     """
-    _configure(stream, level, _json())
+    _configure(stream, level, LineFormatter(as_json))
 
 
-def _configure(
-    stream: Stream, level: str, renderer: list[Processor], *, show_pid: bool = False
-) -> None:
-    before: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        add_job,
-        *((add_pid,) if show_pid else ()),
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.StackInfoRenderer(),
-    ]
+def adopt_structlog() -> None:
+    """Send what the application logs with structlog to where our lines go.
+
+    To be called again when its modules have been imported: they may be the first to import
+    structlog, which is 3 to 6 MiB, and which we do not need ourselves. One that was configured is
+    left as it is.
+    """
+    structlog = _loaded_structlog()
+    if structlog is None or structlog.is_configured():
+        return
     structlog.configure(
-        processors=[*before, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[structlog.contextvars.merge_contextvars, _as_event],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def _configure(stream: Stream, level: str, formatter: logging.Formatter) -> None:
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=before,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *renderer,
-            ],
-        )
-    )
+    handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     # The AMQP clients report each reconnect as an error of their own; ours says what happens next.
     for noisy in ("pika", "aio_pika", "aiormq"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    adopt_structlog()
 
 
-def add_job(logger: object, method: str, event: EventDict) -> EventDict:
-    """Add the fields of the job that runs here, if one does; a processor of structlog."""
+class _Say(Protocol):
+    def __call__(self, level: int, event: str, fields: dict[str, object], failed: bool, /) -> None:
+        """Log an event; `failed`: with the exception being handled."""
+
+
+def _where_to(name: str) -> _Say:
+    structlog = _loaded_structlog()
+    if structlog is not None and structlog.is_configured():
+        return _by_structlog(structlog.get_logger(name))
+    return _by_logging(logging.getLogger(name))
+
+
+def _by_logging(logger: logging.Logger) -> _Say:
+    def say(level: int, event: str, fields: dict[str, object], failed: bool, /) -> None:
+        if logger.isEnabledFor(level):
+            logger.log(level, Event(event, fields), exc_info=failed, stacklevel=4)
+
+    return say
+
+
+def _by_structlog(logger: Any) -> _Say:
+    def say(level: int, event: str, fields: dict[str, object], failed: bool, /) -> None:
+        if failed:
+            fields["exc_info"] = True
+        getattr(logger, logging.getLevelName(level).lower())(event, **fields)
+
+    return say
+
+
+def _as_event(
+    logger: object, method: str, fields: MutableMapping[str, Any]
+) -> tuple[tuple[Event], dict[str, Any]]:
+    """Hand a line of structlog to the standard library's logging; the last of its processors."""
     del logger, method
-    job = current_job()
-    if job is not None:
-        event.setdefault("job_id", job.job_id)
-        event.setdefault("task", job.task)
-        event.setdefault("queue", job.queue)
-        event.setdefault("attempt", job.attempt)
-    return event
+    how = {name: fields.pop(name, False) for name in ("exc_info", "stack_info")}
+    return (Event(str(fields.pop("event", "")), fields),), how
 
 
-def add_pid(logger: object, method: str, event: EventDict) -> EventDict:
-    """Add the process id; a processor of structlog."""
-    del logger, method
-    event["pid"] = os.getpid()
-    return event
-
-
-def _renderer(settings: Settings, stream: Stream) -> list[Processor]:
-    if settings.log_format == "console":
-        return [
-            structlog.dev.ConsoleRenderer(
-                colors=stream.isatty(),
-                # Rich, where it is installed, would print the frames' variables: arguments.
-                exception_formatter=structlog.dev.plain_traceback,
-            )
-        ]
-    return _json()
-
-
-def _json() -> list[Processor]:
-    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+def _loaded_structlog() -> ModuleType | None:
+    return sys.modules.get("structlog")
 
 
 def _open(settings: Settings) -> Stream:

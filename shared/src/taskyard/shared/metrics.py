@@ -1,7 +1,7 @@
 """Every metric in one table, and cells that cost nanoseconds on the per-job path.
 
 prometheus-client's own counters and histograms take a lock per observation; here a job adds to
-plain numbers owned by the event loop, and a collector turns them into metrics when scraped.
+plain numbers owned by the event loop, which are written out when scraped.
 """
 
 from __future__ import annotations
@@ -10,14 +10,10 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.registry import Collector
+from taskyard.shared import exposition
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from prometheus_client.core import Metric
+    from collections.abc import Callable, Iterator
 
 Kind = Literal["counter", "gauge", "histogram"]
 Combine = Literal["sum", "min", "max"]
@@ -213,56 +209,29 @@ class Metrics:
                 yield name, labels, cell
 
     def expose(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Collector(self.families))
-        return generate_latest(registry)
-
-    def families(self) -> Iterator[Metric]:
-        """Yield the metrics of the table that have cells."""
+        """Return the metrics of the table that have cells, in Prometheus' text format."""
         for probe in self._probes:
             probe()
-        for definition in TABLE:
-            if definition.kind == "histogram":
-                yield from self._histogram_family(definition)
-            else:
-                yield from self._count_family(definition)
+        return "".join(line for definition in TABLE for line in self._lines(definition)).encode()
 
-    def _count_family(self, definition: Definition) -> Iterator[Metric]:
-        cells = self._counts.get(definition.name)
-        if not cells:
-            return
-        family_of = CounterMetricFamily if definition.kind == "counter" else GaugeMetricFamily
-        family = family_of(PREFIX + definition.name, definition.help, labels=definition.labels)
-        for labels, cell in list(cells.items()):
-            family.add_metric(labels, cell.value)
-        yield family
-
-    def _histogram_family(self, definition: Definition) -> Iterator[Metric]:
-        cells = self._histograms.get(definition.name)
-        if not cells:
-            return
-        family = HistogramMetricFamily(
-            PREFIX + definition.name, definition.help, labels=definition.labels
-        )
-        for labels, cell in list(cells.items()):
-            running = 0
-            buckets: list[tuple[str, float]] = []
-            for bound, counted in zip(
-                (*definition.buckets, float("inf")), cell.counts, strict=True
-            ):
-                running += counted
-                buckets.append(("+Inf" if bound == float("inf") else repr(float(bound)), running))
-            family.add_metric(labels, buckets, cell.total)
-        yield family
-
-
-class _Collector(Collector):
-    def __init__(self, families: Callable[[], Iterable[Metric]]) -> None:
-        self._families = families
-
-    def collect(self) -> Iterable[Metric]:
-        return self._families()
+    def _lines(self, definition: Definition) -> Iterator[str]:
+        name, labels = PREFIX + definition.name, definition.labels
+        name += "_total" if definition.kind == "counter" else ""
+        counts = list(self._counts.get(definition.name, {}).items())
+        histograms = list(self._histograms.get(definition.name, {}).items())
+        if counts or histograms:
+            yield from exposition.heading(name, definition.kind, definition.help)
+        for values, count in counts:
+            yield exposition.sample(name, labels, values, count.value)
+        for values, cell in histograms:
+            yield from exposition.histogram(
+                name,
+                labels,
+                values,
+                bounds=definition.buckets,
+                counts=cell.counts,
+                total=cell.total,
+            )
 
 
 def _check(name: str, labels: tuple[str, ...]) -> Definition:

@@ -1,27 +1,25 @@
-"""Settings from the environment (`TASKYARD_…`); the only place that reads it.
+"""What can be set for a process (`TASKYARD_…`): names, types, defaults, bounds and what they mean.
 
+This is the one definition. `settings_reader.py` makes pydantic's model from it, which reads the
+environment and judges; that is loaded when settings are read, and a value of them needs none of it.
 A variable may also be given as a file (`TASKYARD_BROKER_URL_FILE`), for mounted secrets.
 """
+# ruff: noqa: RUF009  # what `setting` returns is a field
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, Literal
-
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from taskyard.shared.broker import BrokerOptions
 from taskyard.shared.errors import ConfigurationError
 from taskyard.shared.keyring import NO_KEYS, KeyRing, parse_keys
-from taskyard.shared.naming import check_namespace
+from taskyard.shared.secret import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 PREFIX: Final = "TASKYARD_"
 
@@ -33,93 +31,97 @@ EMBEDDED_BROKER_URL: Final = "sqlite:///.taskyard/broker.db"
 HEARTBEAT_MAX_S: Final = 65_535
 
 
-class Settings(BaseSettings):
+def setting(default: Any, *, description: str, **bounds: float) -> Any:
+    """Define a setting, its bounds in pydantic's words (`ge`, `gt`, `le`)."""
+    return field(default=default, metadata={"description": description, **bounds})
+
+
+@dataclass(frozen=True, init=False)
+class Settings:
     """Everything that can be set for a process. Durations are in seconds, sizes in bytes."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, extra="ignore", frozen=True, allow_inf_nan=False
-    )
-
-    broker_url: SecretStr | None = Field(
+    broker_url: Secret[str] | None = setting(
         None,
         description="Where jobs go: amqp://, amqps:// (a comma list for a cluster), sqlite:///path. "
         "No default.",
     )
-    management_url: SecretStr | None = Field(
+    management_url: Secret[str] | None = setting(
         None,
         description="RabbitMQ's management API, for verify and stats; guessed from BROKER_URL.",
     )
-    ledger_url: SecretStr | None = Field(None, description="The ledger's database.")
-    namespace: str = Field(
+    ledger_url: Secret[str] | None = setting(None, description="The ledger's database.")
+    namespace: str = setting(
         "taskyard", description="Prefix of everything that Taskyard owns on a broker."
     )
-    encryption_keys: SecretStr | None = Field(
+    encryption_keys: Secret[str] | None = setting(
         None,
         description="Keys for encrypted arguments, ID:BASE64 of 32 bytes each, in a comma list: the "
         "first encrypts, all decrypt.",
     )
-    app: str = Field("", description="Name of the application that publishes.")
-    mode: Literal["queue", "eager"] = Field(
+    app: str = setting("", description="Name of the application that publishes.")
+    mode: Literal["queue", "eager"] = setting(
         "queue", description="eager runs each job inline when it is sent, for tests."
     )
-    concurrency: int = Field(
+    concurrency: int = setting(
         10, ge=1, le=10_000, description="Slots per queue in a worker process."
     )
-    grace: float = Field(
+    grace: float = setting(
         30.0, ge=0, description="How long a stopping worker lets running jobs finish."
     )
-    publish_deadline: float = Field(
+    publish_deadline: float = setting(
         10.0, gt=0, description="How long a publish may take before it is reported as timed out."
     )
-    unconfirmed_cap: int = Field(
+    unconfirmed_cap: int = setting(
         16 * 1024 * 1024, ge=1024, description="Most bytes of bodies in flight without a confirm."
     )
-    spool_url: str | None = Field(
+    spool_url: str | None = setting(
         None,
         description="Where a producer keeps jobs while the broker takes none: sqlite:///path.",
     )
-    spool_limit: int = Field(
+    spool_limit: int = setting(
         256 * 1024 * 1024, ge=1024, description="Most bytes that a producer keeps in its spool."
     )
-    payload_limit: int = Field(
+    payload_limit: int = setting(
         1024 * 1024, ge=1, description="Largest encoded arguments of one job, refused at send."
     )
-    heartbeat: float = Field(10.0, ge=1, le=HEARTBEAT_MAX_S, description="Broker heartbeat.")
-    lock_heartbeat: float = Field(4.0, ge=1, le=HEARTBEAT_MAX_S, description="Heartbeat of locks.")
-    consumer_timeout: float = Field(
+    heartbeat: float = setting(10.0, ge=1, le=HEARTBEAT_MAX_S, description="Broker heartbeat.")
+    lock_heartbeat: float = setting(
+        4.0, ge=1, le=HEARTBEAT_MAX_S, description="Heartbeat of locks."
+    )
+    consumer_timeout: float = setting(
         1800.0,
         ge=60,
         description="RabbitMQ's consumer_timeout, where the worker cannot set it itself.",
     )
-    metrics_host: str = Field("127.0.0.1", description="Address of /metrics, /livez and /readyz.")
-    metrics_port: int = Field(
+    metrics_host: str = setting("127.0.0.1", description="Address of /metrics, /livez and /readyz.")
+    metrics_port: int = setting(
         9464,
         ge=0,
         le=65535,
         description="Port of /metrics, /livez and /readyz; 0 takes a free one.",
     )
-    console_port: int = Field(8080, ge=0, le=65535, description="Port of the web console.")
-    log_format: Literal["json", "console"] = Field("json", description="How log lines look.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
+    console_port: int = setting(8080, ge=0, le=65535, description="Port of the web console.")
+    log_format: Literal["json", "console"] = setting("json", description="How log lines look.")
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
         "info", description="Least level logged."
     )
-    log_file: Path | None = Field(None, description="Log to this file instead of standard error.")
-    http_allow: str = Field(
+    log_file: Path | None = setting(None, description="Log to this file instead of standard error.")
+    http_allow: str = setting(
         "",
         description="What http.request may reach: a comma list of hosts, *.domains and URL "
         "prefixes; * is the whole public internet. Empty: the task is disabled.",
     )
-    shell_allow: str = Field(
+    shell_allow: str = setting(
         "",
         description="Commands that shell.run may run: a comma list of names or absolute paths. "
         "Empty: the task is disabled.",
     )
-    shell_env: str = Field(
+    shell_env: str = setting(
         "",
         description="Variables of the worker that the commands of shell.run get: a comma list of "
         "names. Empty: none.",
     )
-    state_dir: Path = Field(
+    state_dir: Path = setting(
         Path(".taskyard"), description="Folder for what a process must keep over a restart."
     )
 
@@ -130,26 +132,26 @@ class Settings(BaseSettings):
             ConfigurationError: a variable is not valid; the text names it.
 
         """
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise ConfigurationError(_explain(error)) from error
-        for name, value in self:
-            _require_text(name, value)
-        check_namespace(self.namespace)
+        from taskyard.shared.settings_reader import read
+
+        self._take(read(values))
 
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Let `X_FILE` stand in for `X`; arguments win over files, files over variables."""
-        del dotenv_settings, file_secret_settings
-        return init_settings, _FileSource(settings_cls), env_settings
+    def of(cls, values: Mapping[str, object]) -> Self:
+        """Return settings that have been read before: `values` are all of them, and valid."""
+        made = cls.__new__(cls)
+        made._take(values)
+        return made
+
+    def but(self, **changes: object) -> Self:
+        """Return the same settings but for some, whose new values are not judged."""
+        if unknown := changes.keys() - vars(self):
+            raise TypeError(f"no such setting: {', '.join(sorted(unknown))}")
+        return self.of({**vars(self), **changes})
+
+    def _take(self, values: Mapping[str, object]) -> None:
+        for name in NAMES:
+            object.__setattr__(self, name, values[name])
 
     def require_broker_url(self) -> str:
         """Return the broker's URL.
@@ -164,7 +166,7 @@ class Settings(BaseSettings):
                 "amqp://user:password@host:5672/ or to sqlite:///.taskyard/broker.db"
             )
             raise ConfigurationError(msg)
-        return self.broker_url.get_secret_value()
+        return self.broker_url.reveal()
 
     def key_ring(self) -> KeyRing:
         """Return the keys for encrypted arguments, an empty ring where none are set.
@@ -174,7 +176,7 @@ class Settings(BaseSettings):
 
         """
         keys = self.encryption_keys
-        text = "" if keys is None else keys.get_secret_value()
+        text = "" if keys is None else keys.reveal()
         return parse_keys(text) if text.strip() else NO_KEYS
 
     def broker_options(self, role: str) -> BrokerOptions:
@@ -186,30 +188,12 @@ class Settings(BaseSettings):
             heartbeat_s=self.heartbeat,
             unconfirmed_cap_bytes=self.unconfirmed_cap,
             lock_heartbeat_s=self.lock_heartbeat,
-            management_url=None
-            if self.management_url is None
-            else self.management_url.get_secret_value(),
+            management_url=None if self.management_url is None else self.management_url.reveal(),
         )
 
 
-class _FileSource(EnvSettingsSource):
-    """Reads `TASKYARD_X_FILE` as the file that holds `TASKYARD_X`."""
-
-    def __call__(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name in Settings.model_fields:
-            variable = f"{PREFIX}{name.upper()}_FILE"
-            path = os.environ.get(variable)
-            if path is None:
-                continue
-            try:
-                found[name] = Path(path).read_text(encoding="utf-8").strip()
-            except OSError as error:
-                msg = f"{variable}: {path} cannot be read: {error.strerror}"
-                raise ConfigurationError(msg) from error
-            except UnicodeDecodeError as error:
-                raise ConfigurationError(f"{variable}: {path} is not text in UTF-8") from error
-        return found
+#: Of all settings, in the order of their definition.
+NAMES: Final = tuple(each.name for each in fields(Settings))
 
 
 def variables(names: Iterable[str]) -> dict[str, str]:
@@ -220,23 +204,3 @@ def variables(names: Iterable[str]) -> dict[str, str]:
 def listed(text: str) -> list[str]:
     """Return the entries of a comma list."""
     return [entry.strip() for entry in text.split(",") if entry.strip()]
-
-
-def _require_text(name: str, value: object) -> None:
-    text = value.get_secret_value() if isinstance(value, SecretStr) else value
-    if isinstance(text, str):
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            msg = f"{PREFIX}{name.upper()} is not text in UTF-8"
-            raise ConfigurationError(msg) from None
-
-
-def _explain(error: ValidationError) -> str:
-    problems = [
-        f"{PREFIX}{str(problem['loc'][0]).upper()}: {problem['msg']}"
-        if problem["loc"]
-        else problem["msg"]
-        for problem in error.errors(include_input=False, include_url=False)
-    ]
-    return "; ".join(problems)

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final
 
 import click
-from pydantic import SecretStr
 
-from taskyard.shared.catalogue import load_queues, select_queues
 from taskyard.shared.duration import parse_duration
 from taskyard.shared.errors import ConfigurationError
-from taskyard.shared.logs import configure_logging
-from taskyard.shared.settings import EMBEDDED_BROKER_URL, Settings
+from taskyard.shared.settings_aside import SettingsAside
 from taskyard.shared.size import parse_size
-from taskyard.workers.link import Link
 from taskyard.workers.orders import leave_on_sigterm
-from taskyard.workers.process import run, run_worker
-from taskyard.workers.roles import run_roles
-from taskyard.workers.singleton import lock_name
-from taskyard.workers.supervisor import Group, command_line, supervise
-from taskyard.workers.worker import WorkerOptions
 
 
 def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -146,12 +136,25 @@ def worker(
     started again by whatever supervises it; with --processes that happens by itself.
     """
     leave_on_sigterm()
-    settings = _settings(concurrency=concurrency, grace=grace)
-    settings.require_broker_url()
+    reading = _read(concurrency=concurrency, grace=grace)
     # A supervised process neither supervises nor locks, whatever its environment says.
+    locked = supervised is None and bool(singleton or singleton_name)
+    if processes > 1 and supervised is None:
+        ctx.exit(_supervise(ctx, reading, modules, queues, max_time=max_time, locked=locked))
+    # Imported while a child reads the settings.
+    from taskyard.shared.catalogue import load_queues, select_queues
+    from taskyard.shared.logs import adopt_structlog, configure_logging
+    from taskyard.workers.link import Link
+    from taskyard.workers.process import run, run_worker
+    from taskyard.workers.singleton import lock_name
+    from taskyard.workers.worker import WorkerOptions
+
+    settings = reading.wait()
+    settings.require_broker_url()
     link = None if supervised is None else Link.of(supervised)
-    grouped = processes > 1 and link is None
-    configure_logging(settings, show_pid=grouped or link is not None)
+    configure_logging(settings, show_pid=link is not None)
+    chosen = select_queues(load_queues(modules), queues)
+    adopt_structlog()
     options = WorkerOptions(
         concurrency=settings.concurrency,
         grace_s=settings.grace,
@@ -162,20 +165,38 @@ def worker(
         max_abandoned=max_abandoned,
         modules=modules,
     )
-    chosen = select_queues(load_queues(modules), queues)
-    lock = None
-    if link is None and (singleton or singleton_name):
-        lock = lock_name((queue.name for queue in chosen), singleton_name)
-    if grouped:
-        group = Group(
-            command=command_line(ctx, without=_OF_THE_GROUP),
-            processes=processes,
-            grace_s=settings.grace,
-            max_time_s=max_time,
-            singleton=lock,
-        )
-        ctx.exit(run(supervise(group, settings)))
+    lock = lock_name((queue.name for queue in chosen), singleton_name) if locked else None
     run(run_worker(chosen, settings, options, singleton=lock, link=link))
+
+
+def _supervise(
+    ctx: click.Context,
+    reading: SettingsAside,
+    modules: tuple[str, ...],
+    queues: str,
+    *,
+    max_time: float | None,
+    locked: bool,
+) -> int:
+    """Run several processes, and none of the application here; return the exit code."""
+    from taskyard.shared.catalogue import name_queues
+    from taskyard.shared.logs import configure_logging
+    from taskyard.workers.process import run
+    from taskyard.workers.singleton import lock_name
+    from taskyard.workers.supervisor import Group, command_line, supervise
+
+    settings = reading.wait()
+    settings.require_broker_url()
+    configure_logging(settings, show_pid=True)
+    names = name_queues(modules, queues)  # a wrong module or name is told before anything starts
+    group = Group(
+        command=command_line(ctx, without=_OF_THE_GROUP),
+        processes=ctx.params["processes"],
+        grace_s=settings.grace,
+        max_time_s=max_time,
+        singleton=lock_name(names, ctx.params["singleton_name"]) if locked else None,
+    )
+    return run(supervise(group, settings))
 
 
 @click.command()
@@ -188,16 +209,27 @@ def up(modules: tuple[str, ...], *, concurrency: int | None, grace: float | None
     Without TASKYARD_BROKER_URL it uses the embedded broker in the folder .taskyard.
     """
     leave_on_sigterm()
-    settings = _settings(concurrency=concurrency, grace=grace)
+    reading = _read(concurrency=concurrency, grace=grace)
+    from pathlib import Path
+
+    from taskyard.shared.catalogue import load_queues
+    from taskyard.shared.logs import adopt_structlog, configure_logging
+    from taskyard.shared.secret import Secret
+    from taskyard.shared.settings import EMBEDDED_BROKER_URL
+    from taskyard.workers.process import run
+    from taskyard.workers.roles import run_roles
+
+    settings = reading.wait()
     if settings.broker_url is None:
-        settings = settings.model_copy(update={"broker_url": SecretStr(EMBEDDED_BROKER_URL)})
+        settings = settings.but(broker_url=Secret(EMBEDDED_BROKER_URL))
         Path(EMBEDDED_BROKER_URL.removeprefix("sqlite:///")).parent.mkdir(
             parents=True, exist_ok=True
         )
     configure_logging(settings)
     load_queues(modules)  # a wrong module is told before anything starts
+    adopt_structlog()
     run(run_roles(modules, settings))
 
 
-def _settings(**given: object) -> Settings:
-    return Settings(**{name: value for name, value in given.items() if value is not None})
+def _read(**given: object) -> SettingsAside:
+    return SettingsAside(**{name: value for name, value in given.items() if value is not None})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 from contextlib import suppress
@@ -26,6 +25,8 @@ def settle_memory() -> None:
 
     Takes some ten milliseconds, so it is for the moment when a judgement depends on it.
     """
+    import ctypes  # a worker that is not judged never needs it
+
     gc.collect()
     with suppress(OSError, AttributeError):  # a libc without it returns pages by itself, or never
         ctypes.CDLL(None).malloc_trim(0)

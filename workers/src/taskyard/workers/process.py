@@ -19,7 +19,6 @@ from taskyard.workers.health import HealthServer
 from taskyard.workers.orders import SIGNALS, Orders, ToldToStop
 from taskyard.workers.signs import why_dead, why_not_ready
 from taskyard.workers.singleton import Lock, held
-from taskyard.workers.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Sequence
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from taskyard.shared.settings import Settings
     from taskyard.shared.task import Queue
     from taskyard.workers.link import Link
-    from taskyard.workers.worker import WorkerOptions
+    from taskyard.workers.worker import Worker, WorkerOptions
 
 _log = get_logger(__name__)
 
@@ -71,6 +70,9 @@ async def run_worker(
         Unavailable: the broker is not there.
 
     """
+    # Here, because a supervisor uses the rest of this module, and has no worker in it.
+    from taskyard.workers.worker import Worker
+
     public: HealthServer | Link | None = None
     with Orders(SIGNALS if signals else ()) as orders, suppress(ToldToStop):
         async with opened(settings, "worker", singleton, orders) as (broker, lock):

@@ -6,11 +6,12 @@ taskyard send shell:run --args '{"command": ["gzip", "/data/a.csv"]}'
 
 from __future__ import annotations
 
-from taskyard.shared.settings import Settings, listed, variables
+from taskyard.shared.settings import listed, variables
+from taskyard.shared.settings_aside import SettingsAside
 from taskyard.shared.task import Queue
 from taskyard.workers.builtin import commands
 
-_settings = Settings()
+_settings = SettingsAside().wait()
 
 shell = Queue("shell", label="Commands on the worker's machine")
 run = commands.add_to(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 from contextlib import suppress
@@ -69,11 +68,15 @@ def left_behind(before: frozenset[int]) -> list[int]:
 
 def flush_c() -> None:
     """Write out what C code has printed but kept in its buffers."""
+    import ctypes  # here as below: a worker without children never needs it
+
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).fflush(None)
 
 
 def _prctl(option: int, value: int) -> None:
+    import ctypes
+
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 

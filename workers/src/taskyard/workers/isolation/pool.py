@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from taskyard.shared.errors import TaskyardError
 from taskyard.shared.logs import get_logger
-from taskyard.workers.isolation.child import Child
 from taskyard.workers.isolation.death import Death
 from taskyard.workers.isolation.messages import Broken, End, Ended, Ready, Setup, ToWorker
 from taskyard.workers.lifespan import FIRST_S, LONGEST_S, TEAR_DOWN_S
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from taskyard.shared.clock import Clock
     from taskyard.shared.keyring import KeyRing
     from taskyard.shared.task import Queue
+    from taskyard.workers.isolation.child import Child
 
 _log = get_logger(__name__)
 
@@ -176,6 +176,8 @@ class Pool:
         )
 
     async def _start(self) -> Child:
+        from taskyard.workers.isolation.child import Child  # most workers never have one
+
         setup = Setup(
             queue=self._queue.name,
             modules=self._modules,

@@ -31,6 +31,8 @@ _TIMEOUT_S: Final = 3.0
 #: How long a management API that did not answer is left alone.
 _RETRY_S: Final = 30.0
 _PAGE: Final = 500
+#: Bytes read at once.
+_PIECE: Final = 64 * 1024
 _PORTS: Final = {False: ("http", 15672), True: ("https", 15671)}
 
 T = TypeVar("T")
@@ -163,7 +165,7 @@ class Management:
         if self._clock.monotonic_s() < self._silent_until_s:
             return None
         for base in tuple(self._bases):
-            status, body = await asyncio.to_thread(base.fetch, path)
+            status, body = await base.fetch(path)
             if status == 404:
                 return None
             if status == 200:
@@ -187,14 +189,18 @@ class _Base:
         self, *, secure: bool, host: str, port: int | None, path: str, login: str, tls: Any
     ) -> None:
         scheme, usual = _PORTS[secure]
-        self._secure = secure
         self._host = host
         self._port = port or usual
         self._path = path
-        self._tls = tls
+        self._tls = (tls or True) if secure else None
         self.place = f"{scheme}://{host}:{self._port}{path}"
         login = base64.b64encode(login.encode()).decode()
-        self._headers = {"Authorization": f"Basic {login}", "Accept": "application/json"}
+        name = f"[{host}]" if ":" in host else host
+        self._headers = (
+            f"Host: {name}:{self._port}",
+            f"Authorization: Basic {login}",
+            "Accept: application/json",
+        )
 
     @classmethod
     def at(cls, url: str, address: Address) -> _Base:
@@ -225,21 +231,52 @@ class _Base:
             tls=address.tls,
         )
 
-    def fetch(self, path: str) -> tuple[int, bytes]:
-        """Ask, in a thread; (0, why) when nobody answers."""
-        import http.client
-
-        if self._secure:
-            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                self._host, self._port, timeout=_TIMEOUT_S, context=self._tls
-            )
-        else:
-            connection = http.client.HTTPConnection(self._host, self._port, timeout=_TIMEOUT_S)
+    async def fetch(self, path: str) -> tuple[int, bytes]:
+        """Ask, and return status and body; (0, why) when nobody answers."""
         try:
-            connection.request("GET", f"{self._path}/api/{path}", headers=self._headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        except (OSError, http.client.HTTPException) as error:
+            return await self._ask(f"{self._path}/api/{path}")
+        except TimeoutError:
+            return 0, b"no answer in time"
+        except (OSError, EOFError, ValueError) as error:
             return 0, str(error).encode()
+
+    async def _ask(self, path: str) -> tuple[int, bytes]:
+        """Ask in HTTP/1.0, whose answers end with their connection.
+
+        The standard library's client would need a thread, and 2 MiB of modules to read any header.
+        """
+        async with asyncio.timeout(_TIMEOUT_S):
+            reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
+        try:
+            lines = [f"GET {path} HTTP/1.0", *self._headers, "", ""]
+            writer.write("\r\n".join(lines).encode())
+            async with asyncio.timeout(_TIMEOUT_S):
+                head = await reader.readuntil(b"\r\n\r\n")
+            body = bytearray()
+            while True:
+                async with asyncio.timeout(_TIMEOUT_S):
+                    piece = await reader.read(_PIECE)
+                if not piece:
+                    return _status_of(head, len(body)), bytes(body)
+                body += piece
         finally:
-            connection.close()
+            writer.close()
+
+
+def _status_of(head: bytes, length: int) -> int:
+    """Return the status of an answer, given its head and the bytes that followed.
+
+    Raises:
+        ValueError: it is not HTTP, or was cut.
+
+    """
+    first, *lines = head.decode("latin-1").split("\r\n")
+    version, _, rest = first.partition(" ")
+    status = rest[:3]
+    if not version.startswith("HTTP/") or not status.isdecimal():
+        raise ValueError(f"{first[:80]!r} is no answer of HTTP")
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.lower() == "content-length" and value.strip() != str(length):
+            raise ValueError(f"the answer was cut: {length} of {value.strip()} bytes")
+    return int(status)
