@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
+
 from benchmarks.contestants import ROOT, Contestant, Demand
 from benchmarks.meter import FOLDER, ROOM, Reading
 
@@ -63,7 +65,7 @@ class Worker:
         until = time.monotonic() + PATIENCE_S
         while (reading := Reading(self._folder)).count < number:
             if self._began is None and reading.count:
-                self._began = (reading.count, self._cpu_s())
+                self._began = (reading.count, self.cpu_s())
             if time.monotonic() > until or not self._program.is_running:
                 raise Stalled(
                     f"{' '.join(self._program.argv)}: {reading.count} of {number} jobs\n"
@@ -71,7 +73,7 @@ class Worker:
                 )
             time.sleep(_POLL_S)
         done, cpu_s = self._began or (0, 0.0)
-        cost = (self._cpu_s() - cpu_s) / max(reading.count - done, 1) * 100_000
+        cost = (self.cpu_s() - cpu_s) / max(reading.count - done, 1) * 100_000
         return Effort(reading.rate, cost, self.pss_mib, tuple(reading.latencies_s))
 
     @property
@@ -79,12 +81,18 @@ class Worker:
         """Its memory now, over the process tree."""
         return self._program.proportional_bytes() / 2**20
 
+    @property
+    def count(self) -> int:
+        """How many jobs it has run."""
+        return Reading(self._folder).count
+
+    def cpu_s(self) -> float:
+        """Return its processor time so far, in seconds, over the process tree."""
+        return self._program.cpu_seconds()
+
     def first_job_s(self) -> float:
         """When it ran its first job, on the monotonic clock."""
         return Reading(self._folder).first_s
-
-    def _cpu_s(self) -> float:
-        return self._program.cpu_seconds()
 
 
 class Place:
@@ -167,6 +175,22 @@ class Arena:
     def version(self) -> str:
         """RabbitMQ's."""
         return self._node.version
+
+    @property
+    def broker_mib(self) -> float:
+        """What the broker holds in memory."""
+        return psutil.Process(self._node.pid).memory_info().rss / 2**20
+
+    @property
+    def disk_mib(self) -> float:
+        """What the broker holds on disk."""
+        files = (path for path in self._node.folder.rglob("*") if path.is_file())
+        return sum(path.stat().st_blocks for path in files) * 512 / 2**20
+
+    def broker_cpu_s(self) -> float:
+        """Return the broker's processor time so far, in seconds."""
+        times = psutil.Process(self._node.pid).cpu_times()
+        return times.user + times.system
 
     @contextmanager
     def place(self, contestant: Contestant, **variables: str) -> Iterator[Place]:

@@ -10,7 +10,7 @@ from benchmarks.figures import Spread
 from benchmarks.parts import PARTS
 from benchmarks.report import Report
 
-_LEFT, _WIDTH, _BAR, _GAP = 190, 460, 18, 8
+_LEFT, _WIDTH, _BAR, _GAP = 250, 460, 18, 8
 
 
 def write(report: Report, folder: Path) -> None:

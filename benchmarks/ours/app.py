@@ -42,6 +42,12 @@ def blocking(sent: int, data: str) -> None:
     meter.tick(sent)
 
 
+for number in range(1, int(os.environ.get("BENCH_QUEUES", "1"))):
+    # Further ones, which nobody sends to: what they cost at rest. A queue is found by its variable.
+    globals()[f"bench_{number}"] = queue = Queue(f"bench-{number}", concurrency=bench.concurrency)
+    queue.add(blocking.function, name="blocking")
+
+
 class Sync:
     """Sends with `Producer`."""
 

@@ -13,6 +13,7 @@ from benchmarks.parts.consuming import (
 )
 from benchmarks.parts.delays import DELAYS
 from benchmarks.parts.embedded import EMBEDDED_CONSUME, EMBEDDED_PUBLISH
+from benchmarks.parts.growing import GROWING_DELAYED, GROWING_QUEUES, GROWING_WORKERS
 from benchmarks.parts.memory import MEMORY, MEMORY_DELAYED
 from benchmarks.parts.publishing import PUBLISH_MANY, PUBLISH_ONE, PUBLISH_THREADS
 from benchmarks.parts.waiting import LATENCY_HALF, LATENCY_IDLE, STARTUP
@@ -35,4 +36,7 @@ PARTS: Final = (
     DELAYS,
     EMBEDDED_PUBLISH,
     EMBEDDED_CONSUME,
+    GROWING_QUEUES,
+    GROWING_WORKERS,
+    GROWING_DELAYED,
 )

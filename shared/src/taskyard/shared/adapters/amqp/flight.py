@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from taskyard.shared.broker import PublishStatus, Receipt
 
@@ -40,6 +40,8 @@ class Flight:
     def end(self, unsent: str) -> list[Receipt]:
         """Return all receipts; what is open was never written, or never answered."""
         late = "the broker did not confirm it in time; it may have been stored"
+        if not self.left:
+            return cast("list[Receipt]", self.receipts)
         items = self.items
         return [
             receipt
