@@ -87,6 +87,18 @@ def test_structlog_goes_where_ours_goes(stream: io.StringIO) -> None:
     assert "ZeroDivisionError" in str(line["exception"])
 
 
+def test_what_is_bound_in_structlogs_context_is_in_every_line(stream: io.StringIO) -> None:
+    """Those of libraries and ours too: a middleware binds a tenant once, and finds all it did."""
+    with structlog.contextvars.bound_contextvars(tenant="t1", n=1):
+        logging.getLogger("lib").warning("slow")
+        Logger("shop").info("paid", n=2)
+    logging.getLogger("lib").warning("after")
+    slow, paid, after = lines(stream)
+    assert (slow["tenant"], slow["n"]) == ("t1", 1)
+    assert (paid["tenant"], paid["n"]) == ("t1", 2)
+    assert "tenant" not in after
+
+
 def test_a_structlog_that_is_configured_is_left_alone(stream: io.StringIO) -> None:
     """An application that decided where its lines go keeps that, and gets ours as well."""
     theirs: list[dict[str, object]] = []
