@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -152,6 +153,16 @@ def test_the_process_is_named_where_several_share_a_stream() -> None:
     """`show_pid` puts the process id into each line."""
     record = logging.LogRecord("shop", logging.INFO, "", 0, "paid", (), None)
     assert json.loads(LineFormatter(as_json, show_pid=True).format(record))["pid"] == record.process
+
+
+def test_lines_are_written_while_structlog_is_being_imported(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another thread: what Python has of it then is an empty module."""
+    monkeypatch.setitem(sys.modules, "structlog", ModuleType("structlog"))
+    Logger("shop").info("paid")
+    (line,) = lines(stream)
+    assert line["event"] == "paid"
 
 
 def test_logging_loads_no_structlog() -> None:

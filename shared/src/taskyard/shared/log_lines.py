@@ -76,7 +76,8 @@ class LineFormatter(logging.Formatter):
 
 def _bound() -> Mapping[str, Any]:
     """Return what the application has bound in structlog's context, if it uses structlog."""
-    context = sys.modules.get("structlog.contextvars")
+    # While it is being imported it has nothing yet.
+    context = getattr(sys.modules.get("structlog"), "contextvars", None)
     return {} if context is None else context.get_contextvars()
 
 

@@ -21,8 +21,9 @@ _NAME = "structlog"
 
 
 def loaded_structlog() -> ModuleType | None:
-    """Return structlog if it has been imported."""
-    return sys.modules.get(_NAME)
+    """Return structlog if it has been imported, and not if another thread is about to."""
+    found = sys.modules.get(_NAME)
+    return found if hasattr(found, "is_configured") else None
 
 
 def adopt_structlog() -> None:
