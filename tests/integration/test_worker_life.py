@@ -128,6 +128,32 @@ async def test_a_job_that_expires_while_it_waits_for_a_slot_is_not_started(tmp_p
         assert [parking.reason for parking in await bench.parking("q")] == ["expired"]
 
 
+async def test_a_job_that_is_cancelled_while_it_waits_for_a_slot_is_not_started(tmp_path):
+    """As one that expires; the first cancel ever is heard of, too."""
+    queue = Queue("q", concurrency=1, lookahead=2)
+    started, go, runs = asyncio.Event(), asyncio.Event(), []
+
+    @queue.task
+    async def job(n: int) -> None:
+        runs.append(n)
+        started.set()
+        await go.wait()
+
+    async with Workbench(queue, folder=tmp_path) as bench:
+        worker = await bench.worker()
+        await bench.send(job.job(1))
+        await started.wait()
+        (cancelled,) = await bench.send(job.job(2))
+        await bench.send(job.job(3))
+        await eventually(lambda: worker.lanes["q"].taken == 3)
+        await bench.intend(cancel_record(cancelled, by="ann", at_ms=1))
+        await eventually(lambda: worker.follower.intents.cancel_of(cancelled))
+        go.set()
+        await eventually(lambda: emptied(bench, "q"))
+        assert runs == [1, 3]
+        assert [record.outcome for record in await bench.records(cancelled)] == ["cancelled"]
+
+
 async def test_cancel_prevents_starts_and_retries(tmp_path):
     """Design §12: a queued job never starts, a running one finishes, a retry does not follow."""
     queue = Queue("q", retry=RetryPolicy(attempts=5, first=0.01, jitter="none"))

@@ -50,6 +50,7 @@ class _Pair:
         )
         self.connection = Connection.__new__(Connection)
         self.connection.bytes_sent = 0
+        self.connection._opened = True
         self.connection._transport = self.transport
         self.connection._socket = self.ours if plain else None
 
@@ -111,6 +112,25 @@ async def test_a_broken_socket_is_for_pika_to_find(pair: _Pair) -> None:
     pair.connection.emit(b"lost")
 
     await asyncio.wait_for(pair.protocol.lost.wait(), 5)
+
+
+async def test_a_connection_that_pika_drops_writes_no_more(pair: _Pair) -> None:
+    """It was declared dead, and its socket is closed in a later turn of the loop."""
+    pair.connection._adapter_disconnect_stream()
+    pair.connection.emit(b"late")
+    await pair.protocol.lost.wait()
+
+    assert pair.theirs.recv(100) == b""
+
+
+async def test_a_connection_that_is_aborted_writes_no_more(pair: _Pair) -> None:
+    """Neither at once, nor when the socket is closed."""
+    pair.connection.abort()
+    pair.connection.emit(b"late")
+    await pair.protocol.lost.wait()
+    pair.connection.emit(b"later")
+
+    assert pair.theirs.recv(100) == b""
 
 
 async def test_without_a_socket_of_its_own_pika_writes_all() -> None:

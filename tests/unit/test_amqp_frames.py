@@ -81,6 +81,31 @@ def test_deliveries_arrive_whole_however_the_stream_is_cut(
     assert connection.bytes_received == len(stream)
 
 
+def test_each_delivery_names_its_own_consumer_and_origin() -> None:
+    """However consumers and exchanges take turns on one channel, and wherever the stream is cut."""
+    origins = [
+        ("a", "tasks", "q"),
+        ("b", "tasks", "q"),
+        ("a", "", "tasksq"),
+        ("a", "t", "asksq"),
+        ("", "", ""),
+        ("a", "tasks", "ü"),
+        ("a", "tasks", "q"),
+    ]
+    stream = b""
+    for tag, (consumer, exchange, key) in enumerate(origins, 1):
+        deliver = spec.Basic.Deliver(consumer, tag, False, exchange, key)
+        stream += frame.Method(1, deliver).marshal()
+        stream += frame.Header(1, 0, pika.BasicProperties()).marshal()
+    for cut in range(len(stream) + 1):
+        receiver = Receiver()
+        connection = Wire(receiver)
+        connection._on_data_available(stream[:cut])
+        connection._on_data_available(stream[cut:])
+        found = [(tag, m.exchange, m.routing_key) for tag, m in receiver.messages]
+        assert found == origins
+
+
 def test_confirms_are_read() -> None:
     """Acks and nacks of publishes, single and multiple."""
     receiver = Receiver()

@@ -74,6 +74,45 @@ def test_a_process_with_threads_is_not_forked() -> None:
         other.join()
 
 
+def test_a_thread_that_python_does_not_count_is_one() -> None:
+    """Those of C libraries, which an application's module may have started."""
+    code = (
+        "import _thread, os, threading; from taskyard.shared.aside import Aside\n"
+        "lock = _thread.allocate_lock(); lock.acquire()\n"
+        "_thread.start_new_thread(lock.acquire, ())\n"
+        "print(threading.active_count(), Aside(lambda: b'x').wait())"
+    )
+    assert outside(code) == "1 b''\n"
+
+
+def test_a_process_that_may_not_fork_has_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container may allow no further process; the work is then done in this one."""
+
+    def refused() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr("taskyard.shared.aside._threads", lambda: 1)
+    monkeypatch.setattr(os, "fork", refused)
+    assert Aside(lambda: b"x").wait() == b""
+    assert SettingsAside(concurrency=3).wait().concurrency == 3
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_what_the_work_leaves_behind_is_not_waited_for() -> None:
+    """An application may fork a process of its own when it is imported, which lives on."""
+    code = (
+        "import os; from taskyard.shared.aside import Aside\n"
+        "here, until_we_end = os.pipe()\n"
+        "def work():\n"
+        "    if os.fork() == 0:\n"
+        "        os.fork(); os.close(until_we_end); os.read(here, 1); os._exit(0)\n"
+        "    return b'x'\n"
+        "print(Aside(work).wait())\n"
+    )
+    assert outside(code) == "b'x'\n"
+
+
 def test_who_is_told_to_stop_takes_the_child_along(tmp_path: Path) -> None:
     """SIGTERM while the child works: neither of the two is left."""
     code = (

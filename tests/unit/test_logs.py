@@ -9,13 +9,15 @@ import subprocess
 import sys
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import structlog
 
 from taskyard.shared.log_lines import LineFormatter, as_json, as_text
-from taskyard.shared.logs import Logger, adopt_structlog, log_json
+from taskyard.shared.logs import Logger, log_json
+from taskyard.shared.structlogs import adopt_structlog
 
 
 @pytest.fixture
@@ -87,6 +89,18 @@ def test_structlog_goes_where_ours_goes(stream: io.StringIO) -> None:
     assert "ZeroDivisionError" in str(line["exception"])
 
 
+def test_what_is_bound_in_structlogs_context_is_in_every_line(stream: io.StringIO) -> None:
+    """Those of libraries and ours too: a middleware binds a tenant once, and finds all it did."""
+    with structlog.contextvars.bound_contextvars(tenant="t1", n=1):
+        logging.getLogger("lib").warning("slow")
+        Logger("shop").info("paid", n=2)
+    logging.getLogger("lib").warning("after")
+    slow, paid, after = lines(stream)
+    assert (slow["tenant"], slow["n"]) == ("t1", 1)
+    assert (paid["tenant"], paid["n"]) == ("t1", 2)
+    assert "tenant" not in after
+
+
 def test_a_structlog_that_is_configured_is_left_alone(stream: io.StringIO) -> None:
     """An application that decided where its lines go keeps that, and gets ours as well."""
     theirs: list[dict[str, object]] = []
@@ -141,6 +155,16 @@ def test_the_process_is_named_where_several_share_a_stream() -> None:
     assert json.loads(LineFormatter(as_json, show_pid=True).format(record))["pid"] == record.process
 
 
+def test_lines_are_written_while_structlog_is_being_imported(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another thread: what Python has of it then is an empty module."""
+    monkeypatch.setitem(sys.modules, "structlog", ModuleType("structlog"))
+    Logger("shop").info("paid")
+    (line,) = lines(stream)
+    assert line["event"] == "paid"
+
+
 def test_logging_loads_no_structlog() -> None:
     """Whose modules do not use structlog does not carry it."""
     code = (
@@ -151,3 +175,52 @@ def test_logging_loads_no_structlog() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert (done.stdout, json.loads(done.stderr)["event"]) == ("False\n", "y")
+
+
+IMPORTED = """
+import logging, sys
+from taskyard.shared.logs import Logger, log_json
+log_json(sys.stderr, "info")
+log_json(sys.stderr, "info")
+before = len(sys.meta_path)
+import structlog
+log = structlog.get_logger("theirs").bind(component="mail")
+log.info("one", n=1)
+structlog.get_logger("theirs").info("two")
+Logger("shop").info("three")
+print(before - len(sys.meta_path), structlog.__spec__.origin == structlog.__file__)
+"""
+
+
+def test_structlog_is_adopted_when_it_is_imported() -> None:
+    """Also what a module binds at its top, and logs while it is imported."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", IMPORTED],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    one, two, three = map(json.loads, done.stderr.splitlines())
+    assert {"event": "one", "component": "mail", "n": 1, "logger": "theirs"}.items() <= one.items()
+    assert (two["event"], two["logger"], three["event"]) == ("two", "theirs", "three")
+    assert done.stdout == "1 True\n"
+
+
+def test_a_structlog_that_is_not_installed_is_missed_as_ever() -> None:
+    """By `import` itself, however often it is tried, and found when it is there."""
+    code = (
+        "import importlib, sys; from taskyard.shared.logs import log_json; log_json(sys.stderr, 'info')\n"
+        "path, sys.path[:] = sys.path[:], [p for p in sys.path if 'site-packages' not in p]\n"
+        "for _ in range(2):\n"
+        "    try:\n"
+        "        import structlog\n"
+        "    except ModuleNotFoundError as error:\n"
+        "        print(error)\n"
+        "sys.path[:] = path; importlib.invalidate_caches()\n"
+        "import structlog; print(structlog.is_configured())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "No module named 'structlog'\n" * 2 + "True\n"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
 from typing import Any
 
 import httpx
 import pytest
 
 from taskyard.shared.errors import ConfigurationError
+from taskyard.workers import health
 from taskyard.workers.health import HealthServer
 from taskyard.workers.signs import LaneSigns, Signs, why_dead, why_not_ready
 
@@ -104,6 +106,8 @@ def test_a_consumer_that_starves_for_long_is_dead(starved_s, dead):
         (b"", b"400 Bad Request"),
         (b"GET /livez HTTP/1.1\r\nA: b", b"400 Bad Request"),
         (b"GET /livez HTTP/1.1\r\n" + b"A: b\r\n" * 300, b"400 Bad Request"),
+        (b"GET /livez HTTP/1.1\r\n\r\n" * 3, b"200 OK"),
+        (b"GET /livez HTTP/1.1\r\nA: " + b"b" * 65_600, b"400 Bad Request"),
     ],
 )
 def test_any_request_gets_an_answer(request_: bytes, status: bytes) -> None:
@@ -116,5 +120,66 @@ def test_any_request_gets_an_answer(request_: bytes, status: bytes) -> None:
             client.sendall(request_)
             client.shutdown(socket.SHUT_WR)
             assert client.makefile("rb").readline() == b"HTTP/1.0 " + status + b"\r\n"
+    finally:
+        server.close()
+
+
+def test_a_request_may_come_byte_by_byte() -> None:
+    """Cut anywhere, also within the empty line that ends it."""
+    server = HealthServer(
+        "127.0.0.1", 0, signs=Signs, metrics=bytes, dead=why_dead, unready=why_dead
+    )
+    try:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for byte in b"GET /livez HTTP/1.1\r\nA: b\r\n\r\n":
+                client.sendall(bytes([byte]))
+            assert client.makefile("rb").readline() == b"HTTP/1.0 200 OK\r\n"
+    finally:
+        server.close()
+
+
+def test_a_client_that_trickles_does_not_hold_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its request as a whole has its time, however often a byte of it comes."""
+    monkeypatch.setattr(health, "_PATIENCE_S", 0.3)
+    server = HealthServer(
+        "127.0.0.1", 0, signs=Signs, metrics=bytes, dead=why_dead, unready=why_dead
+    )
+    try:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=0.1) as client:
+            client.sendall(b"GET /livez HTTP/1.1\r\n")
+            assert 0 < _trickled(client) < 100
+    finally:
+        server.close()
+
+
+def _trickled(client: socket.socket) -> int:
+    """Send a byte every 0.1 s, at most 100, until the server hangs up; return how many."""
+    for number in range(100):
+        try:
+            return number if client.recv(1) == b"" else -1
+        except TimeoutError:
+            with suppress(ConnectionError):  # it is received next
+                client.sendall(b"a")
+        except ConnectionError:
+            return number
+    return 100
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6")
+def test_ipv6_is_listened_on() -> None:
+    """Where a cluster has no other addresses."""
+    server = HealthServer("::1", 0, signs=Signs, metrics=bytes, dead=why_dead, unready=why_dead)
+    try:
+        assert httpx.get(f"http://[::1]:{server.port}/livez").status_code == 200
     finally:
         server.close()

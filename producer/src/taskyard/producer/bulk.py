@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 #: Jobs in one call to the broker: enough to share its confirms.
 CHUNK: Final = 500
-#: Bytes of bodies in one call, whatever the number of jobs.
-CHUNK_BYTES: Final = 1024 * 1024
+#: Bytes of bodies in one call, whatever the number of jobs: all calls under way are confirmed
+#: within one deadline, also on a slow line.
+CHUNK_BYTES: Final = 512 * 1024
 #: Calls under way at once, so that the next is ready while the last is being confirmed.
 WINDOW: Final = 8
 

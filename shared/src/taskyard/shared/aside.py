@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
@@ -20,9 +21,9 @@ class Aside:
     """Work that goes on from construction on, beside whatever this process does meanwhile."""
 
     def __init__(self, work: Callable[[], bytes]) -> None:
-        """Begin. A process that has threads already is not forked."""
+        """Begin. A process that has threads already is not forked, nor one that may not be."""
         self._child: tuple[int, int] | None = None
-        if threading.active_count() == 1 and hasattr(os, "fork"):
+        if _threads() == 1 and hasattr(os, "fork"):
             self._child = _fork(work)
 
     def wait(self) -> bytes:
@@ -31,9 +32,22 @@ class Aside:
         return b"" if child is None else _hear(*child)
 
 
-def _fork(work: Callable[[], bytes]) -> tuple[int, int]:
+def _threads() -> int:
+    """Return how many threads there are: those of C libraries, too, if the system tells."""
+    try:
+        return sum(1 for _ in Path("/proc/self/task").iterdir())
+    except OSError:
+        return threading.active_count()
+
+
+def _fork(work: Callable[[], bytes]) -> tuple[int, int] | None:
     ours, theirs = os.pipe()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:  # no more processes are allowed here, or there is no memory for one
+        os.close(ours)
+        os.close(theirs)
+        return None
     if pid == 0:
         _work_and_tell(theirs, work)
     os.close(theirs)
@@ -45,11 +59,23 @@ def _work_and_tell(descriptor: int, work: Callable[[], bytes]) -> NoReturn:
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         gc.disable()  # it does not live long enough
+        _close_in_forks(descriptor)
         raw = work()
         with os.fdopen(descriptor, "wb") as pipe:
             pipe.write(raw)
     finally:
         os._exit(0)
+
+
+def _close_in_forks(descriptor: int) -> None:
+    """Have what the work forks, and may leave behind, not keep the pipe open: its reader waits."""
+    held = [descriptor]  # of a fork's own forks the number may be something else
+
+    def let_go() -> None:
+        if held:
+            os.close(held.pop())
+
+    os.register_at_fork(after_in_child=let_go)
 
 
 def _hear(pid: int, descriptor: int) -> bytes:

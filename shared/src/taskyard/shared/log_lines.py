@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -56,7 +57,7 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record. Fields of the job that runs here are looked up now."""
         event = record.msg if isinstance(record.msg, Event) else Event(record.getMessage(), {})
-        line: dict[str, Any] = {**event.fields, "event": event.name}
+        line: dict[str, Any] = {**_bound(), **event.fields, "event": event.name}
         job = current_job()
         if job is not None:
             for name in ("job_id", "task", "queue", "attempt"):
@@ -71,6 +72,13 @@ class LineFormatter(logging.Formatter):
         if record.stack_info:
             line["stack"] = record.stack_info
         return self._render(line)
+
+
+def _bound() -> Mapping[str, Any]:
+    """Return what the application has bound in structlog's context, if it uses structlog."""
+    # While it is being imported it has nothing yet.
+    context = getattr(sys.modules.get("structlog"), "contextvars", None)
+    return {} if context is None else context.get_contextvars()
 
 
 def as_json(line: Mapping[str, Any]) -> str:

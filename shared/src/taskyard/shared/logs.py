@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from taskyard.shared.errors import ConfigurationError
 from taskyard.shared.log_lines import Event, LineFormatter, as_json, as_text
+from taskyard.shared.structlogs import adopt_structlog, loaded_structlog
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
-    from types import ModuleType
-
     from taskyard.shared.settings import Settings
 
 
@@ -111,24 +109,6 @@ def log_json(stream: Stream, level: str) -> None:
     _configure(stream, level, LineFormatter(as_json))
 
 
-def adopt_structlog() -> None:
-    """Send what the application logs with structlog to where our lines go.
-
-    To be called again when its modules have been imported: they may be the first to import
-    structlog, which is 3 to 6 MiB, and which we do not need ourselves. One that was configured is
-    left as it is.
-    """
-    structlog = _loaded_structlog()
-    if structlog is None or structlog.is_configured():
-        return
-    structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, _as_event],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
-    )
-
-
 def _configure(stream: Stream, level: str, formatter: logging.Formatter) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
@@ -147,7 +127,7 @@ class _Say(Protocol):
 
 
 def _where_to(name: str) -> _Say:
-    structlog = _loaded_structlog()
+    structlog = loaded_structlog()
     if structlog is not None and structlog.is_configured():
         return _by_structlog(structlog.get_logger(name))
     return _by_logging(logging.getLogger(name))
@@ -168,19 +148,6 @@ def _by_structlog(logger: Any) -> _Say:
         getattr(logger, logging.getLevelName(level).lower())(event, **fields)
 
     return say
-
-
-def _as_event(
-    logger: object, method: str, fields: MutableMapping[str, Any]
-) -> tuple[tuple[Event], dict[str, Any]]:
-    """Hand a line of structlog to the standard library's logging; the last of its processors."""
-    del logger, method
-    how = {name: fields.pop(name, False) for name in ("exc_info", "stack_info")}
-    return (Event(str(fields.pop("event", "")), fields),), how
-
-
-def _loaded_structlog() -> ModuleType | None:
-    return sys.modules.get("structlog")
 
 
 def _open(settings: Settings) -> Stream:

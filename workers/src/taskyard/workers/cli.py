@@ -143,7 +143,7 @@ def worker(
         ctx.exit(_supervise(ctx, reading, modules, queues, max_time=max_time, locked=locked))
     # Imported while a child reads the settings.
     from taskyard.shared.catalogue import load_queues, select_queues
-    from taskyard.shared.logs import adopt_structlog, configure_logging
+    from taskyard.shared.logs import configure_logging
     from taskyard.workers.link import Link
     from taskyard.workers.process import run, run_worker
     from taskyard.workers.singleton import lock_name
@@ -154,7 +154,6 @@ def worker(
     link = None if supervised is None else Link.of(supervised)
     configure_logging(settings, show_pid=link is not None)
     chosen = select_queues(load_queues(modules), queues)
-    adopt_structlog()
     options = WorkerOptions(
         concurrency=settings.concurrency,
         grace_s=settings.grace,
@@ -213,7 +212,7 @@ def up(modules: tuple[str, ...], *, concurrency: int | None, grace: float | None
     from pathlib import Path
 
     from taskyard.shared.catalogue import load_queues
-    from taskyard.shared.logs import adopt_structlog, configure_logging
+    from taskyard.shared.logs import configure_logging
     from taskyard.shared.secret import Secret
     from taskyard.shared.settings import EMBEDDED_BROKER_URL
     from taskyard.workers.process import run
@@ -227,7 +226,6 @@ def up(modules: tuple[str, ...], *, concurrency: int | None, grace: float | None
         )
     configure_logging(settings)
     load_queues(modules)  # a wrong module is told before anything starts
-    adopt_structlog()
     run(run_roles(modules, settings))
 
 

@@ -6,14 +6,16 @@ and what else it takes to read any header, 1 to 3 MiB for as long as the worker 
 
 from __future__ import annotations
 
+import socket
 import threading
 from dataclasses import asdict
 from http import HTTPStatus
-from socketserver import StreamRequestHandler, ThreadingTCPServer
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, cast
+from socketserver import BaseRequestHandler, ThreadingTCPServer
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import msgspec
 
+from taskyard.shared.clock import SystemClock
 from taskyard.shared.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -24,8 +26,10 @@ if TYPE_CHECKING:
 _TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 _JSON: Final = "application/json"
 
-#: Bytes of a line and lines of a request, at most.
-_LINE_MAX, _LINES_MAX = 64 * 1024, 200
+#: Bytes of a request and its headers, at most.
+_HEAD_MAX: Final = 64 * 1024
+#: Seconds in which a client has to say what it wants, and then to take what it gets.
+_PATIENCE_S: Final = 5.0
 
 T = TypeVar("T")
 
@@ -62,7 +66,7 @@ class HealthServer:
 
         """
         try:
-            self._server = _Server((host, port), _Handler)
+            self._server = _Server(host, port)
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             msg = (
@@ -94,26 +98,30 @@ class _Server(ThreadingTCPServer):
     daemon_threads = True
     answers: dict[str, Callable[[], _Answer]]
 
+    def __init__(self, host: str, port: int) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), _Handler)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing: a prober that hangs up is its own affair."""
 
 
-class _Handler(StreamRequestHandler):
-    #: Seconds after which a client that says nothing no longer holds its thread.
-    timeout: ClassVar[float | None] = 5.0
-
+class _Handler(BaseRequestHandler):
     def handle(self) -> None:
-        status, kind, body = self._answer(self.rfile.readline(_LINE_MAX))
+        connection = cast("socket.socket", self.request)
+        status, kind, body = self._answer(_read_request(connection))
         head = (
             f"HTTP/1.0 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
-        self.wfile.write(head.encode() + body)
+        connection.settimeout(_PATIENCE_S)
+        connection.sendall(head.encode() + body)
 
     def _answer(self, request: bytes) -> _Answer:
-        method, _, rest = request.strip().partition(b" ")
-        path, _, version = rest.partition(b" ")
-        if not version.startswith(b"HTTP/") or not self._skip_headers():
+        line, _, rest = request.partition(b"\n")
+        method, _, words = line.strip().partition(b" ")
+        path, _, version = words.partition(b" ")
+        if not version.startswith(b"HTTP/") or _end_of_headers(b"\n" + rest, 0) < 0:
             return HTTPStatus.BAD_REQUEST, _TEXT, b"this is no request of HTTP/1\n"
         if method != b"GET":
             return HTTPStatus.NOT_IMPLEMENTED, _TEXT, b"only GET is known\n"
@@ -123,10 +131,33 @@ class _Handler(StreamRequestHandler):
             return HTTPStatus.NOT_FOUND, _TEXT, b"known are /metrics, /livez and /readyz\n"
         return answer()
 
-    def _skip_headers(self) -> bool:
-        """Read them, or the system would reset the connection under the answer."""
-        lines = (self.rfile.readline(_LINE_MAX) for _ in range(_LINES_MAX))
-        return any(line in {b"\r\n", b"\n"} for line in lines)
+
+def _read_request(connection: socket.socket) -> bytes:
+    """Return a request and its headers, or what there is of them where they end too early or never.
+
+    What is not read is answered by a reset, which may overtake our answer: so all of them are.
+
+    Raises:
+        TimeoutError: they took too long, as those do that come byte by byte to hold a thread.
+
+    """
+    clock = SystemClock()
+    until_s = clock.monotonic_s() + _PATIENCE_S
+    head = bytearray()
+    seen = 0
+    while _end_of_headers(head, seen) < 0 and len(head) < _HEAD_MAX:
+        seen = max(len(head) - 2, 0)  # an end may be cut, too
+        connection.settimeout(max(until_s - clock.monotonic_s(), 0.001))
+        piece = connection.recv(_HEAD_MAX)
+        if not piece:
+            break
+        head += piece
+    return bytes(head)
+
+
+def _end_of_headers(head: bytes | bytearray, start: int) -> int:
+    """Return where the empty line begins that ends them, from an offset on; -1 if there is none."""
+    return max(head.find(b"\n\r\n", start), head.find(b"\n\n", start))
 
 
 def _verdict(key: str, signs: T, judge: Callable[[T], list[str]]) -> _Answer:

@@ -19,7 +19,7 @@ from taskyard.shared.catalogue import queues_of
 from taskyard.shared.clock import SystemClock
 from taskyard.shared.errors import NotFound
 from taskyard.shared.keyring import KeyRing
-from taskyard.shared.logs import adopt_structlog, log_json
+from taskyard.shared.logs import log_json
 from taskyard.shared.loops import fastest_loop
 from taskyard.workers.isolation.channel import Channel, LogStream
 from taskyard.workers.isolation.host import Host
@@ -51,7 +51,6 @@ def main(descriptor: int, parent: int) -> None:
     try:
         _configure(channel, setup)
         queue = _find(setup)
-        adopt_structlog()
         keys = KeyRing(setup.keys)
     except Exception as error:  # noqa: BLE001  # the application's own modules: the worker is told
         channel.send(Broken(f"{type(error).__name__}: {error}"))

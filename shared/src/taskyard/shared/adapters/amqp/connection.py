@@ -231,6 +231,11 @@ class Connection(AsyncioConnection):  # type: ignore[misc]
         self._nbio.create_streaming_connection = tolerant
         super()._adapter_connect_stream()
 
+    def _adapter_disconnect_stream(self) -> None:
+        """Drop the socket; until pika has closed it, nothing more is written to it."""
+        self._socket = None
+        super()._adapter_disconnect_stream()
+
     def _on_connection_workflow_done(self, outcome: Any) -> None:
         """Take the end of connecting, which pika reports by a class when it was aborted."""
         super()._on_connection_workflow_done(outcome() if isinstance(outcome, type) else outcome)

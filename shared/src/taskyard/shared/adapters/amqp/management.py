@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 
 import msgspec
 
+from taskyard.shared.adapters.amqp.http_answer import read_answer
 from taskyard.shared.errors import ConfigurationError
 from taskyard.shared.logs import get_logger
 
@@ -31,8 +32,6 @@ _TIMEOUT_S: Final = 3.0
 #: How long a management API that did not answer is left alone.
 _RETRY_S: Final = 30.0
 _PAGE: Final = 500
-#: Bytes read at once.
-_PIECE: Final = 64 * 1024
 _PORTS: Final = {False: ("http", 15672), True: ("https", 15671)}
 
 T = TypeVar("T")
@@ -200,6 +199,7 @@ class _Base:
             f"Host: {name}:{self._port}",
             f"Authorization: Basic {login}",
             "Accept: application/json",
+            "Connection: close",
         )
 
     @classmethod
@@ -237,46 +237,20 @@ class _Base:
             return await self._ask(f"{self._path}/api/{path}")
         except TimeoutError:
             return 0, b"no answer in time"
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
             return 0, str(error).encode()
 
     async def _ask(self, path: str) -> tuple[int, bytes]:
-        """Ask in HTTP/1.0, whose answers end with their connection.
+        """Ask once, on a connection of its own.
 
         The standard library's client would need a thread, and 2 MiB of modules to read any header.
+        HTTP/1.0 would have no pieces, but there are proxies that refuse it.
         """
         async with asyncio.timeout(_TIMEOUT_S):
             reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._tls)
         try:
-            lines = [f"GET {path} HTTP/1.0", *self._headers, "", ""]
+            lines = [f"GET {path} HTTP/1.1", *self._headers, "", ""]
             writer.write("\r\n".join(lines).encode())
-            async with asyncio.timeout(_TIMEOUT_S):
-                head = await reader.readuntil(b"\r\n\r\n")
-            body = bytearray()
-            while True:
-                async with asyncio.timeout(_TIMEOUT_S):
-                    piece = await reader.read(_PIECE)
-                if not piece:
-                    return _status_of(head, len(body)), bytes(body)
-                body += piece
+            return await read_answer(reader, timeout_s=_TIMEOUT_S)
         finally:
             writer.close()
-
-
-def _status_of(head: bytes, length: int) -> int:
-    """Return the status of an answer, given its head and the bytes that followed.
-
-    Raises:
-        ValueError: it is not HTTP, or was cut.
-
-    """
-    first, *lines = head.decode("latin-1").split("\r\n")
-    version, _, rest = first.partition(" ")
-    status = rest[:3]
-    if not version.startswith("HTTP/") or not status.isdecimal():
-        raise ValueError(f"{first[:80]!r} is no answer of HTTP")
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name.lower() == "content-length" and value.strip() != str(length):
-            raise ValueError(f"the answer was cut: {length} of {value.strip()} bytes")
-    return int(status)
