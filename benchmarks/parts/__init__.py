@@ -16,7 +16,7 @@ from benchmarks.parts.embedded import EMBEDDED_CONSUME, EMBEDDED_PUBLISH
 from benchmarks.parts.growing import GROWING_DELAYED, GROWING_QUEUES, GROWING_WORKERS
 from benchmarks.parts.memory import MEMORY, MEMORY_DELAYED
 from benchmarks.parts.publishing import PUBLISH_MANY, PUBLISH_ONE, PUBLISH_THREADS
-from benchmarks.parts.waiting import LATENCY_HALF, LATENCY_IDLE, STARTUP
+from benchmarks.parts.waiting import LATENCY_HALF, LATENCY_IDLE, LATENCY_LOW, STARTUP
 
 #: In the order in which they are measured.
 PARTS: Final = (
@@ -29,6 +29,7 @@ PARTS: Final = (
     CONSUME_16K,
     CONSUME_TWO,
     LATENCY_IDLE,
+    LATENCY_LOW,
     LATENCY_HALF,
     STARTUP,
     MEMORY,

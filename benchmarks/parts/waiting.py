@@ -58,12 +58,20 @@ LATENCY_IDLE: Final = Part(
         for figure, factor in ((P50, 0.9), (P99, 1.1))
     ),
 )
-#: About half of what the peers can do, so that each has the same work. Celery cannot send so many.
-HALF_LOAD: Final = 1_500.0
+#: What every peer's worker bears. Celery cannot send so many from one process.
+LOW_LOAD: Final = 1_500.0
+LATENCY_LOW: Final = Part(
+    "latency-low",
+    f"from send to handler, {LOW_LOAD:,.0f} jobs a second",
+    _latency(LOW_LOAD, (*_OURS_AND_BARE, DRAMATIQ, TASKIQ, FASTSTREAM)),
+)
+#: Half of what the fastest peer's worker does (8 600 a second where this was measured). Dramatiq
+#: cannot send so many from one process either.
+HALF_LOAD: Final = 4_000.0
 LATENCY_HALF: Final = Part(
     "latency-half",
-    f"from send to handler, {HALF_LOAD:,.0f} jobs a second: half of what the peers can do",
-    _latency(HALF_LOAD, (*_OURS_AND_BARE, DRAMATIQ, TASKIQ, FASTSTREAM)),
+    f"from send to handler, {HALF_LOAD:,.0f} jobs a second: half of what the fastest peer can do",
+    _latency(HALF_LOAD, (*_OURS_AND_BARE, TASKIQ, FASTSTREAM)),
     tuple(
         Goal(row=ours.name, figure=P99, against=PEER_NAMES, factor=0.5)
         for ours in (CLASSIC, UNRECORDED)

@@ -162,8 +162,10 @@ class Publisher:
         else:
             now_s = self._clock.monotonic_s()
             for submission, receipt in zip(batch, receipts, strict=True):
-                submission.settle(receipt)
                 self._tally.count_one(submission.envelope, receipt, now_s - submission.since_s)
+            # Last: threads that wake up now wait for the interpreter until this one lets go of it.
+            for submission, receipt in zip(batch, receipts, strict=True):
+                submission.settle(receipt)
         finally:
             self._end_call()
 
