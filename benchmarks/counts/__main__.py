@@ -8,6 +8,7 @@ python -m benchmarks.counts --record           make what is counted the baseline
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import importlib
 import json
 import sys
@@ -18,7 +19,14 @@ from typing import Final
 
 from benchmarks.counts import allocations
 from benchmarks.counts.baseline import Costs, record
-from benchmarks.counts.measuring import JOBS, alone, count_calls, count_here, measure
+from benchmarks.counts.measuring import (
+    JOBS,
+    STUCK_S,
+    alone,
+    count_calls,
+    count_here,
+    measure,
+)
 from benchmarks.counts.paths import PATHS
 from taskyard.shared.logs import log_json
 
@@ -61,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show("calls into C, and from where", called.native, options.top)
         return 0
     if options.json:
+        # Who waits for this process gives it a minute; if it hangs, it says where.
+        faulthandler.dump_traceback_later(STUCK_S, exit=True)
         print(json.dumps({path: asdict(each) for path, each in count_here(paths).items()}))
         return 0
     costs = measure(paths, first=options.first)

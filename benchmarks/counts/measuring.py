@@ -27,6 +27,8 @@ JOBS: Final = 500
 ALLOCATING: Final = 200
 ROOT: Final = Path(__file__).parents[2]
 _TIMEOUT_S: Final = 60.0
+#: After which a process that counts is taken for stuck.
+STUCK_S: Final = 50.0
 
 T = TypeVar("T")
 
