@@ -103,9 +103,8 @@ async def test_pausing_hands_back_what_has_not_started(tmp_path):
         assert set(runs) == {(1, 1)}
 
 
-async def test_a_job_that_expires_while_it_waits_for_a_slot_is_not_started(tmp_path):
-    """What was looked at when it came is looked at again before it starts."""
-    queue = Queue("q", concurrency=1, lookahead=2)
+def gated(queue):
+    """Declare a task that says when it starts and waits to be let go; return it and all of that."""
     started, go, runs = asyncio.Event(), asyncio.Event(), []
 
     @queue.task
@@ -114,6 +113,13 @@ async def test_a_job_that_expires_while_it_waits_for_a_slot_is_not_started(tmp_p
         started.set()
         await go.wait()
 
+    return job, started, go, runs
+
+
+async def test_a_job_that_expires_while_it_waits_for_a_slot_is_not_started(tmp_path):
+    """What was looked at when it came is looked at again before it starts."""
+    queue = Queue("q", concurrency=1, lookahead=2)
+    job, started, go, runs = gated(queue)
     async with Workbench(queue, folder=tmp_path) as bench:
         worker = await bench.worker()
         await bench.send(job.job(1))
@@ -131,14 +137,7 @@ async def test_a_job_that_expires_while_it_waits_for_a_slot_is_not_started(tmp_p
 async def test_a_job_that_is_cancelled_while_it_waits_for_a_slot_is_not_started(tmp_path):
     """As one that expires; the first cancel ever is heard of, too."""
     queue = Queue("q", concurrency=1, lookahead=2)
-    started, go, runs = asyncio.Event(), asyncio.Event(), []
-
-    @queue.task
-    async def job(n: int) -> None:
-        runs.append(n)
-        started.set()
-        await go.wait()
-
+    job, started, go, runs = gated(queue)
     async with Workbench(queue, folder=tmp_path) as bench:
         worker = await bench.worker()
         await bench.send(job.job(1))
