@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Final
 
-from benchmarks.arena import Arena, Place, Worker
+from benchmarks.arena import PATIENCE_S, Arena, Place, Stalled, Worker
 from benchmarks.contestants import UNRECORDED, Demand
 from benchmarks.parts.part import PSS, RATE, Figures, Part, Row, number_of
 
@@ -57,9 +57,11 @@ def delayed(number: int, arena: Arena, scale: float) -> Figures:
 
 def _come_to_rest(place: Place, crew: list[Worker]) -> None:
     """Have each worker run something, so that it is surely there, and wait."""
-    for worker in crew:
-        while not worker.count:  # whoever gets the job
-            place.publish("many", 10 * len(crew))
+    until_s = time.monotonic() + PATIENCE_S
+    while not all(worker.count for worker in crew):
+        if time.monotonic() > until_s:
+            raise Stalled(f"one of {len(crew)} workers ran nothing within {PATIENCE_S:g} s")
+        place.publish("many", 10 * len(crew))
     time.sleep(_REST_S)
 
 

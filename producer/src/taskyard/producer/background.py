@@ -39,7 +39,6 @@ class Background:
         self._loop = (fastest_loop() or asyncio.new_event_loop)()
         self._thread = threading.Thread(target=self._live, name=name, daemon=True)
         self._thread.start()
-        self._ident = self._thread.ident
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -49,11 +48,11 @@ class Background:
     @property
     def is_here(self) -> bool:
         """Whether the caller runs in this very thread, so that waiting for it would never end."""
-        return threading.get_ident() == self._ident
+        return threading.get_ident() == self._thread.ident
 
     def refuse_itself(self) -> None:
         """Raise ConfigurationError when the caller runs in this very thread."""
-        if threading.get_ident() == self._ident:  # `is_here`, in line: asked for each job
+        if self.is_here:
             msg = (
                 "a Producer cannot be used by the handlers that it runs itself on its event loop: "
                 "in an async handler send with `await ctx.send(…)` or an AsyncProducer"

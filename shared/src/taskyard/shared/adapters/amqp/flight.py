@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, cast
 from taskyard.shared.broker import PublishStatus, Receipt
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from taskyard.shared.adapters.amqp.outgoing import Outgoing
 
 
@@ -37,18 +39,24 @@ class Flight:
         """Whether the fate of something that was written is open."""
         return None in self.receipts[: self.written]
 
-    def end(self, unsent: str) -> list[Receipt]:
-        """Return all receipts; what is open was never written, or never answered."""
-        late = "the broker did not confirm it in time; it may have been stored"
+    def end(self, unsent: Callable[[], str]) -> list[Receipt]:
+        """Return all receipts; what is open was never written, or never answered.
+
+        Args:
+            unsent: says why something was not written; asked only where that is so.
+
+        """
         if not self.left:
             return cast("list[Receipt]", self.receipts)
+        late = "the broker did not confirm it in time; it may have been stored"
+        why = unsent()
         items = self.items
         return [
             receipt
             or (
                 Receipt(PublishStatus.TIMEOUT, items[index].message_id, late)
                 if index < self.written
-                else Receipt(PublishStatus.UNAVAILABLE, "", unsent)
+                else Receipt(PublishStatus.UNAVAILABLE, "", why)
             )
             for index, receipt in enumerate(self.receipts)
         ]

@@ -192,8 +192,7 @@ class Publisher:
         except (TimeoutError, Unavailable):
             if patient and self._link.blocked:
                 await self._sit_out(flight, deadline_s)
-        # What is open gets its receipt now; mostly nothing is.
-        return flight.end(self._unsent() if flight.left else "")
+        return flight.end(self._unsent)  # what is open gets its receipt now
 
     async def _sit_out(self, flight: Flight, deadline_s: float) -> None:
         """Wait for what was written until the alarm is over, and then no longer than usual."""
