@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support.eventually import eventually
+from support.eventually import written
 from support.rig import Rig
 from taskyard.shared import Job
 
@@ -99,11 +99,11 @@ async def test_fifty_parents(rig):
 async def test_a_waiting_parent_outlives_its_worker(rig, end):
     """ZS-22, B-13, BS-19: handed back uncharged, or run again after a death; it calls the same child."""
     path = rig.folder / "flag"
-    asked = Path(f"{path}.asked")
+    asked, children = Path(f"{path}.asked"), Path(f"{path}.children")
     async with rig:
         first = await rig.worker("--concurrency", "1", "--grace", "0", module="family")
         handle = await rig.producer.send(job("asks", path=str(path)))
-        await eventually(asked.exists, within=20)
+        await written(children, within=20)
         if end == "terminated":
             first.terminate()
             assert await first.wait_exit(within=20) == 0
@@ -114,7 +114,6 @@ async def test_a_waiting_parent_outlives_its_worker(rig, end):
         await rig.worker("--concurrency", "1", module="family")
         deliveries = 1 if end == "terminated" else 2
         assert await handle.result(timeout=60) == [1, deliveries, "there"]
-        ids = Path(f"{path}.children").read_text().split()
-        assert len(set(ids)) == 1, "it means the same child"
+        assert len(set(children.read_text().split())) == 1, "it means the same child"
         assert asked.read_text().split("\n")[:-1] == ["1 1", f"1 {deliveries}"]
         await rig.emptied(queue="family", within=40)

@@ -12,7 +12,7 @@ import pytest
 import support
 from support import process_tasks as tasks
 from support.children import NOTES
-from support.eventually import eventually
+from support.eventually import eventually, written
 from support.fragile_tasks import runs
 from support.process import is_gone
 from support.rig import Rig
@@ -28,12 +28,8 @@ def rig(broker_url, taskyard, tmp_path):
     return Rig(broker_url, taskyard, tmp_path)
 
 
-async def content(path: Path) -> str:
-    return await eventually(lambda: path.read_text(), within=WITHIN)
-
-
 async def noted_process(path: Path) -> tuple[int, float]:
-    pid, began = json.loads(await content(path))
+    pid, began = json.loads(await written(path, within=WITHIN))
     return pid, began
 
 
@@ -53,7 +49,7 @@ async def test_computing_jobs_are_killed_in_time_and_the_loop_never_stands_still
         while len(lags) < 3 and (not lags or lags[-1] >= 0.05):
             first, last = rig.folder / f"first{len(lags)}", rig.folder / f"last{len(lags)}"
             await rig.send(rig.job("watch", {"path": str(first)}))
-            await content(first)
+            await written(first, within=WITHIN)
             paths = [rig.folder / f"pid{len(lags)}-{n}" for n in range(cores)]
             await rig.send(*(rig.job("overrun", {"path": str(path)}) for path in paths))
             for path in paths:
@@ -61,7 +57,7 @@ async def test_computing_jobs_are_killed_in_time_and_the_loop_never_stands_still
                 await eventually(partial(is_gone, pid), within=WITHIN, every=0.01)
             await rig.parked(cores * (len(lags) + 1))
             await rig.send(rig.job("watch", {"path": str(last)}))
-            lags.append(float(await content(last)))
+            lags.append(float(await written(last, within=WITHIN)))
         assert min(lags) < 0.05, lags
         for job in await rig.parked(len(began)):
             assert job.envelope.parking.error.type.endswith("TimedOut")

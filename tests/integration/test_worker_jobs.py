@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from support.eventually import eventually
+from support.eventually import eventually, written
 from support.rig import QUEUE, Rig
 from taskyard.shared.broker import Selection, Settlement
 from taskyard.shared.envelope import Envelope
@@ -263,8 +263,7 @@ async def test_several_queues_are_served_at_once(broker_url, taskyard, tmp_path)
                 for _ in range(9)
             )
         )
-        await eventually(busy.exists)
+        await written(busy)
         sent = time.time()
         await rig.send(Job(queue="q4", task="touch", args={"path": str(last)}))
-        await eventually(last.exists, within=5)
-        assert float(last.read_text()) - sent < 0.5
+        assert float(await written(last, within=5)) - sent < 0.5

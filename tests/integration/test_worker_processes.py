@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from support.eventually import eventually
+from support.eventually import eventually, written
 from support.ports import free_port
 from support.process import Program, run_taskyard
 from support.rig import QUEUE, SELFTEST, Rig
@@ -519,6 +519,6 @@ async def test_up_needs_nothing_set_up(taskyard, tmp_path):
         TASKYARD_BROKER_URL=url,
     )
     assert code == 0, output
-    await eventually((tmp_path / "notes").exists)
+    await written(tmp_path / "notes")
     program.terminate()
     assert await program.wait_exit(within=20) == 0

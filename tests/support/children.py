@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from support.eventually import eventually
+from support.eventually import eventually, written
 from support.workbench import Workbench
 from taskyard.shared import Job
 from taskyard.shared.feed import FeedRecord
@@ -57,8 +57,7 @@ class Bench(Workbench):
 
 async def pids_in(path: Path) -> list[int]:
     """Wait until a file is written and return the process ids in it."""
-    await eventually(lambda: path.exists() and path.read_text(), within=WITHIN)
-    return [int(pid) for pid in path.read_text().split()]
+    return [int(pid) for pid in (await written(path, within=WITHIN)).split()]
 
 
 def said(records: Iterable[logging.LogRecord], job_id: str = "") -> list[dict[str, Any]]:

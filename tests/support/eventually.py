@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TypeVar, overload
 
 T = TypeVar("T")
@@ -76,6 +77,15 @@ async def eventually(
         if time.monotonic() < deadline:
             raise
     raise _never(check, within, seen, hint) from _cause(seen)
+
+
+async def written(path: Path, *, within: float = 10.0) -> str:
+    """Wait until a file holds text, and return it.
+
+    A file exists from when it is opened, which is before its first byte is written: a test that
+    only waits until it exists may read nothing, or kill its writer in between.
+    """
+    return await eventually(path.read_text, within=within, hint=f"text in {path.name}")
 
 
 def eventually_blocking(

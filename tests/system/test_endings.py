@@ -10,7 +10,7 @@ import pika
 import pytest
 
 from support.broker import BrokerUnderTest
-from support.eventually import eventually
+from support.eventually import written
 from support.process import Program
 from support.rig import QUEUE, Rig
 from taskyard.shared import JobFailed, JobParked
@@ -123,8 +123,7 @@ async def test_a_retry_is_the_same_job(rig):
         (job_id,) = await rig.send(rig.job("record", args, priority="urgent"))
         await worker.wait_line("attempt failed")
         folder.mkdir()
-        await eventually((folder / "notes.jsonl").exists)
-        (run,) = map(json.loads, (folder / "notes.jsonl").read_text().splitlines())
+        (run,) = map(json.loads, (await written(folder / "notes.jsonl")).splitlines())
         assert (run["job"], run["priority"], run["deliveries"]) == (job_id, 9, 1)
         assert run["attempt"] in {2, 3}
         await rig.emptied()
@@ -180,7 +179,7 @@ async def test_a_task_that_comes_later_runs_what_was_parked(rig):
         await rig.worker(module="shop_new")
         await command(rig, "parked", "discard", given_up)
         await command(rig, "parked", "release", kept)
-        await eventually(greeted.exists)
+        await written(greeted)
         await rig.emptied()
         assert greeted.read_text().split() == [kept, "2", "1"]
         assert [job async for job in rig.broker.parked(QUEUE)] == []
