@@ -9,15 +9,13 @@ import argparse
 import os
 import platform
 import sys
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import peers_environment, plots
-from benchmarks.arena import Arena, Stalled
+from benchmarks.arena import Arena, Stalled, opened
 from benchmarks.parts import PARTS
 from benchmarks.parts.part import Part, Row
 from benchmarks.report import Report, dump, load, markdown, table
@@ -66,7 +64,7 @@ def _measure(options: argparse.Namespace) -> Report:
     parts = _chosen(options.only, options.rows)
     if any(row.contestant.peer for _, rows in parts for row in rows):
         peers_environment.ensure()
-    with _arena(options.root) as arena:
+    with opened(options.root) as arena:
         report = Report(
             machine=_machine(),
             versions={
@@ -110,25 +108,6 @@ def _chosen(only: str | None, words: str | None) -> Sequence[tuple[Part, Sequenc
         (part, [row for row in part.rows if any(word in row.label.lower() for word in wanted)])
         for part in parts
     ]
-
-
-@contextmanager
-def _arena(root: str | None) -> Iterator[Arena]:
-    from support.blocking_node import BlockingNode
-    from support.roots import find_root, installed_roots
-
-    roots = installed_roots()
-    if not root and not roots:
-        sys.exit(
-            "RabbitMQ is not installed here: `make rabbitmq`, or set TASKYARD_TEST_RABBITMQ_ROOTS"
-        )
-    node = BlockingNode(find_root(root) if root else roots[-1])
-    with tempfile.TemporaryDirectory(prefix="taskyard-bench-") as folder:
-        node.start()
-        try:
-            yield Arena(node, Path(folder))
-        finally:
-            node.close()
 
 
 def _machine() -> dict[str, str]:

@@ -207,3 +207,23 @@ class Arena:
         """Give a contestant a folder for its file."""
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
             yield Place(contestant, f"sqlite:///{folder}/taskyard.db", Path(folder), {})
+
+
+@contextmanager
+def opened(root: str | None) -> Iterator[Arena]:
+    """Start a private node, that of the newest RabbitMQ known or of the installation `root`."""
+    from support.blocking_node import BlockingNode
+    from support.roots import find_root, installed_roots
+
+    roots = installed_roots()
+    if not root and not roots:
+        sys.exit(
+            "RabbitMQ is not installed here: `make rabbitmq`, or set TASKYARD_TEST_RABBITMQ_ROOTS"
+        )
+    node = BlockingNode(find_root(root) if root else roots[-1])
+    with tempfile.TemporaryDirectory(prefix="taskyard-bench-") as folder:
+        node.start()
+        try:
+            yield Arena(node, Path(folder))
+        finally:
+            node.close()
