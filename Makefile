@@ -13,7 +13,7 @@ ALONE := $(if $(CI),system,system and not slow)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check check-style check-tree check-imports check-types test test-unit chaos demo bench bench-smoke fmt clean rabbitmq prometheus
+.PHONY: help setup check check-style check-tree check-imports check-types test test-unit chaos demo bench bench-smoke fmt clean rabbitmq postgresql prometheus
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-12s %s\n", $$1, $$2 }'
@@ -48,15 +48,18 @@ check-types: .venv/.dev
 rabbitmq:
 	@scripts/ensure-rabbitmq
 
+postgresql:
+	@scripts/ensure-postgresql
+
 prometheus: .venv/.dev
 	@scripts/ensure-prometheus
 
-test: .venv/.dev rabbitmq prometheus ## all tests; on a fresh machine this installs what they need first
+test: .venv/.dev rabbitmq postgresql prometheus ## all tests; on a fresh machine this installs what they need first
 	$(PY) -m pytest -n $(JOBS) -m "$(BESIDE)" $(ARGS)
 	$(PY) -m pytest -m "$(ALONE)" $(ARGS)
 
 test-unit: .venv/.dev ## the tests that need no server
-	$(PY) -m pytest -m "not rabbitmq and not system and not slow" $(ARGS)
+	$(PY) -m pytest -m "not rabbitmq and not postgresql and not system and not slow" $(ARGS)
 
 chaos: .venv/.dev rabbitmq ## attack it for hours: kills, cuts, alarms, floods; ARGS="-k leader" for one attack
 	$(PY) -m pytest -s -m chaos -o faulthandler_timeout=0 tests/chaos $(ARGS)

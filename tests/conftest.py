@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support import targets
+from support import postgres_fixtures, targets
 from support.fixtures import (
     amqp_url,
     broker_target,
@@ -23,6 +23,13 @@ from support.fixtures import (
     shared_nodes,
     taskyard,
 )
+from support.postgres_fixtures import (
+    postgres_installation,
+    postgres_url,
+    private_postgres,
+    private_postgres_server,
+    shared_postgres,
+)
 
 __all__ = [
     "amqp_url",
@@ -32,14 +39,19 @@ __all__ = [
     "cluster_broker",
     "cluster_target",
     "clusters",
+    "postgres_installation",
+    "postgres_url",
     "private_amqp_url",
     "private_node",
     "private_nodes",
+    "private_postgres",
+    "private_postgres_server",
     "private_target",
     "rabbitmq_node",
     "rabbitmq_root",
     "rabbitmq_target",
     "shared_nodes",
+    "shared_postgres",
     "taskyard",
 ]
 
@@ -54,21 +66,26 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "server_only: means nothing on an embedded broker")
 
 
-def pytest_report_header() -> str:
-    return targets.describe()
+def pytest_report_header() -> list[str]:
+    return [targets.describe(), postgres_fixtures.describe()]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     targets.parametrize(metafunc)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    postgres_fixtures.mark(item)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say aloud that a whole side of the product went untested."""
-    skipped = [
-        report
-        for report in terminalreporter.stats.get("skipped", [])
-        if targets.ABSENT in str(report.longrepr)
-    ]
-    if skipped:
-        terminalreporter.section("NOT TESTED ON RABBITMQ", sep="!", red=True, bold=True)
-        terminalreporter.line(f"{len(skipped)} tests: {targets.ABSENT}.", red=True, bold=True)
+    for server, absent in (("RABBITMQ", targets.ABSENT), ("POSTGRESQL", postgres_fixtures.ABSENT)):
+        skipped = [
+            report
+            for report in terminalreporter.stats.get("skipped", [])
+            if absent in str(report.longrepr)
+        ]
+        if skipped:
+            terminalreporter.section(f"NOT TESTED ON {server}", sep="!", red=True, bold=True)
+            terminalreporter.line(f"{len(skipped)} tests: {absent}.", red=True, bold=True)

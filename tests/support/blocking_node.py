@@ -19,6 +19,7 @@ from pathlib import Path
 
 from support.guarded import Guarded, Launch
 from support.handshake import server_version
+from support.leftovers import sweep
 from support.management import ManagementError
 from support.node_config import (
     DISK_LIMIT,
@@ -102,7 +103,7 @@ class BlockingNode(BlockingSharedNode):
             return
         if self.root.folder is not None and os.geteuid() != 0:
             raise NodeFailed(f"root {self.root.name}: only root may chroot to {self.root.folder}")
-        _sweep(self.folder.parent)
+        sweep(self.folder.parent, _FOLDER_PREFIX)
         write_files(
             self.root,
             self.address,
@@ -256,15 +257,3 @@ def new_address(*, epmd_port: int | None = None) -> NodeAddress:
         epmd_port=epmd_port or free_port(),
         folder=f"/tmp/{_FOLDER_PREFIX}-{unique}",
     )
-
-
-def _sweep(folder: Path) -> None:
-    """Remove the folders of nodes whose owners were killed while the node was stopped."""
-    for path in folder.glob(f"{_FOLDER_PREFIX}-*"):
-        owner = path.name.removeprefix(f"{_FOLDER_PREFIX}-").partition("-")[0]
-        try:
-            os.kill(int(owner), 0)
-        except ProcessLookupError:
-            shutil.rmtree(path, ignore_errors=True)
-        except (ValueError, PermissionError):
-            continue

@@ -29,13 +29,16 @@ class StartTaskyard(Protocol):
     ) -> Program: ...
 
 
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder that all workers of the test run share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
 @pytest.fixture(scope="session")
 def shared_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedNodes]:
     """The nodes that all workers of the test run share."""
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    nodes = SharedNodes(folder)
+    nodes = SharedNodes(run_folder(tmp_path_factory))
     yield nodes
     nodes.release()
 

@@ -1,11 +1,12 @@
 """A small process between a test and the programs it starts: it ends them when the test is gone.
 
-Run as a script, with a JSON object as its argument: `processes` (a list of `argv`, `env`, `cwd` and
-`output`, started in order; the last is the main one) and `remove` (folders). It prints the process
-ids as one JSON line. When its standard input ends, because its owner closed it or died in whatever
-way, it kills everything it started and removes the folders. When the main process ends by itself,
-it prints how (as `subprocess` counts: negative for a signal), kills the others and ends. Standard
-library only, and nothing of this project: it must start fast.
+Run as a script, with a JSON object as its argument: `processes` (a list of `argv`, `env`, `cwd`,
+`output`, `user` and `ends_by`, started in order; the last is the main one) and `remove` (folders).
+It prints the process ids as one JSON line. When its standard input ends, because its owner closed
+it or died in whatever way, it ends everything it started, each with its signal `ends_by`, kills
+what that leaves, and removes the folders. When the main process ends by itself, it prints how (as
+`subprocess` counts: negative for a signal), ends the others and then itself. Standard library only,
+and nothing of this project: it must start fast.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 import ctypes
 import json
 import os
+import pwd
 import resource
 import select
 import shutil
@@ -50,6 +52,7 @@ def _before_exec() -> None:
 
 
 def _start(process: dict[str, Any]) -> int:
+    user = pwd.getpwnam(process["user"]) if process["user"] is not None else None
     with Path(process["output"]).open("ab") as output:
         # The hook before exec is safe, because nothing here has threads.
         started = subprocess.Popen(
@@ -59,6 +62,9 @@ def _start(process: dict[str, Any]) -> int:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            user=None if user is None else user.pw_uid,
+            group=None if user is None else user.pw_gid,
+            extra_groups=None if user is None else [],
             preexec_fn=_before_exec,
         )
     # From here on `_reap` collects it, with whatever else becomes our child.
@@ -98,15 +104,15 @@ def _children() -> list[int]:
     return []
 
 
-def _kill(pids: list[int]) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
-def _end_all(started: list[int], *, patience_s: float) -> None:
-    """Kill what was started, and what that left behind; it has become ours."""
-    _kill(started)
+def _end_all(started: dict[int, int], *, patience_s: float) -> None:
+    """End what was started, by the signals given, and what that left behind; it has become ours."""
+    for pid, number in started.items():
+        _signal(pid, number)
     until = time.monotonic() + patience_s
     while True:
         _reap()
@@ -114,7 +120,8 @@ def _end_all(started: list[int], *, patience_s: float) -> None:
         if not left:
             return
         if time.monotonic() > until:
-            _kill(left)
+            for pid in left:
+                _signal(pid, signal.SIGKILL)
         time.sleep(0.005)
 
 
@@ -135,13 +142,14 @@ def main() -> int:
     signal.set_wakeup_fd(wakeup_write)
     signal.signal(signal.SIGCHLD, lambda _signal, _frame: None)
 
-    started = [_start(process) for process in order["processes"]]
-    _say(started)
-    code = _wait_for_owner_or_main(started[-1], wakeup_read)
-    _end_all(
-        started if code is None else started[:-1],
-        patience_s=0.0 if code is None else ORPHANS_PATIENCE_S,
-    )
+    started = {_start(process): process["ends_by"] for process in order["processes"]}
+    _say([*started])
+    main_pid = [*started][-1]
+    code = _wait_for_owner_or_main(main_pid, wakeup_read)
+    if code is not None:
+        del started[main_pid]
+    killed = code is None and set(started.values()) == {signal.SIGKILL}
+    _end_all(started, patience_s=0.0 if killed else ORPHANS_PATIENCE_S)
     if code is None:
         for folder in order["remove"]:
             shutil.rmtree(folder, ignore_errors=True)

@@ -25,6 +25,10 @@ class Launch:
     output: str
     """The file that its output is appended to."""
     cwd: str | None = None
+    user: str | None = None
+    """The user that it runs as; None is this process's own. Only root may choose another."""
+    ends_by: int = signal.SIGKILL
+    """What it is ended with when its owner is gone; what is left a second later is killed."""
 
 
 @dataclass(slots=True)

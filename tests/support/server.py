@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import secrets
 import subprocess
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from support.handshake import server_version
@@ -123,6 +124,10 @@ class BlockingSharedNode(BlockingServer):
     def prometheus_url(self) -> str:
         """Where its metrics are."""
         return f"http://127.0.0.1:{self.address.prometheus_port}/metrics"
+
+    def state(self) -> dict[str, Any]:
+        """Return what another process of this test run needs to use it."""
+        return {"version": self.version, "address": asdict(self.address)}
 
     def ctl(self, *arguments: str, tool: str = "rabbitmqctl", timeout_s: float = 60.0) -> str:
         """Run one of the node's command line tools against it; takes about a second.
