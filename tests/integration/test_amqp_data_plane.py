@@ -301,6 +301,30 @@ async def test_records_of_a_batch_travel_together(open_broker: Open, amqp_url: s
     await feed.stop()
 
 
+async def test_large_records_travel_in_messages_that_the_broker_takes(open_broker: Open) -> None:
+    """24 values of a mebibyte end together: RabbitMQ takes 16 MiB in one message, and no more."""
+    broker = await open_broker()
+    await set_up(broker, "work", ledger=True)
+    await broker.publish([job() for _ in range(24)], deadline_s=DEADLINE_S)
+    deliveries = await collect(await broker.consume("work", credit=24), 24)
+    value = msgspec.Raw(b'"' + b"x" * (1024 * 1024) + b'"')
+    batch = [
+        Settlement(delivery=each, record=msgspec.structs.replace(record(each), value=value))
+        for each in deliveries
+    ]
+    statuses = await broker.settle(batch, deadline_s=DEADLINE_S)
+    assert statuses == [SettleStatus.SETTLED] * 24
+    feed = await broker.feed(credit=100)
+    told: set[str] = set()
+    async with asyncio.timeout(DEADLINE_S):
+        while len(told) < 24:
+            items = await feed.take()
+            told |= {each.job for item in items for each in item.records}
+            await feed.ack(items)
+    assert told == {each.envelope.id for each in deliveries}
+    await feed.stop()
+
+
 async def test_a_ledger_that_is_taken_away_stops_nobody(
     open_broker: Open, rabbitmq_node: Server, amqp_url: str
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from taskyard.shared.adapters.amqp.fields import properties
 from taskyard.shared.adapters.amqp.intake import Token
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from taskyard.shared.envelope import Envelope
     from taskyard.shared.feed import FeedRecord
 
+#: Beyond this a message of many records is divided: RabbitMQ refuses one of more than 16 MiB, and
+#: closes the channel. One record holds a value of 1 MiB, an error and an output at most.
+RECORDS_BYTES: Final = 1024 * 1024
+
 
 class _Plan:
     """What one flight carries, and which settlements wait for which of it."""
@@ -32,7 +36,7 @@ class _Plan:
         self.items: list[Outgoing] = []
         self.envelopes: list[tuple[int, int, Envelope]] = []
         self.records: dict[str, list[FeedRecord]] = {}
-        self.record_items: dict[str, int] = {}
+        self.record_items: dict[str, range] = {}
 
 
 class Settler:
@@ -95,10 +99,10 @@ class Settler:
         by_queue: dict[str, list[FeedRecord]] = {}
         for record in records:
             by_queue.setdefault(record.queue, []).append(record)
-        receipts = await self._publisher.send(
-            [self._record_item(queue, some) for queue, some in by_queue.items()],
-            deadline_s=deadline_s,
-        )
+        items: list[Outgoing] = []
+        for queue, some in by_queue.items():
+            self._put_records(items, queue, some)
+        receipts = await self._publisher.send(items, deadline_s=deadline_s)
         return all(receipt.status is CONFIRMED for receipt in receipts)
 
     def _plan(
@@ -124,15 +128,23 @@ class Settler:
                 record = settlement.record
                 plan.records.setdefault(record.queue, []).append(record)
         for queue, records in plan.records.items():
-            plan.record_items[queue] = len(plan.items)
-            plan.items.append(self._record_item(queue, records))
+            before = len(plan.items)
+            self._put_records(plan.items, queue, records)
+            plan.record_items[queue] = range(before, len(plan.items))
         return plan
 
-    def _record_item(self, queue: str, records: Sequence[FeedRecord]) -> Outgoing:
+    def _put_records(
+        self, items: list[Outgoing], queue: str, records: Sequence[FeedRecord]
+    ) -> None:
+        """Add records as one message, or as several where their values and outputs are large."""
+        body = encode_feed(records)
+        if len(body) > RECORDS_BYTES and len(records) > 1:
+            half = len(records) // 2
+            self._put_records(items, queue, records[:half])
+            self._put_records(items, queue, records[half:])
+            return
         own = properties(content_type=JSON, priority=NORMAL)
-        return self._publisher.make.raw(
-            Raw(self._names.lifecycle, queue, own, encode_feed(records))
-        )
+        items.append(self._publisher.make.raw(Raw(self._names.lifecycle, queue, own, body)))
 
     @staticmethod
     def _ack(
@@ -179,7 +191,8 @@ def _failed(batch: Sequence[Settlement], plan: _Plan, receipts: Sequence[Receipt
     failed: set[int] = set()
     gone = {
         queue
-        for queue, item in plan.record_items.items()
+        for queue, items in plan.record_items.items()
+        for item in items
         if receipts[item].status not in {CONFIRMED, PublishStatus.UNROUTABLE}
     }
     if gone:
@@ -200,7 +213,8 @@ def _homeless(plan: _Plan, receipts: Sequence[Receipt]) -> set[str]:
     """Return the queues whose records found no feed: it was taken away a moment ago."""
     return {
         queue
-        for queue, item in plan.record_items.items()
+        for queue, items in plan.record_items.items()
+        for item in items
         if receipts[item].status is PublishStatus.UNROUTABLE
     }
 
