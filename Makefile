@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 BIN := .venv/bin
-PACKAGES := shared producer broker_setup workers
+PACKAGES := shared producer broker_setup workers ledger
 # Installing again is needed only when one of these changes.
 DECLARED := constraints.txt pyproject.toml $(PACKAGES:%=%/pyproject.toml) scripts/setup
 # Tests side by side; those that watch or time whole processes always run alone.

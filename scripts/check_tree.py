@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-MEMBERS = (".", "shared", "producer", "broker_setup", "workers")
+MEMBERS = (".", "shared", "producer", "broker_setup", "workers", "ledger")
 #: Where there is no git: what is left out, and the hidden names that are not.
 GENERATED = {"__pycache__", "build", "dist", "htmlcov"}
 KEPT = {".ci", ".dockerignore", ".editorconfig", ".gitignore"}

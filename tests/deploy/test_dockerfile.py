@@ -14,8 +14,8 @@ from deploy.command_line import VARIABLE, check_command, known_variables
 from deploy.dockerfile import Stage, parse
 from deploy.files import DOCKERFILE, ROOT, check_pinned, version
 from support.ports import free_port
+from taskyard.shared.health import HealthServer
 from taskyard.shared.settings import Settings
-from taskyard.workers.health import HealthServer
 from taskyard.workers.signs import LaneSigns, Signs, why_dead, why_not_ready
 
 STAGES = parse(DOCKERFILE.read_text())

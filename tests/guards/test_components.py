@@ -11,7 +11,7 @@ import click
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-COMPONENTS = ("shared", "producer", "broker_setup", "workers")
+COMPONENTS = ("shared", "producer", "broker_setup", "workers", "ledger")
 COMMANDS = sorted(entry_points(group="taskyard.commands"), key=lambda point: point.name)
 ROLES = sorted(entry_points(group="taskyard.roles"), key=lambda point: point.name)
 ADAPTERS = sorted(entry_points(group="taskyard.brokers"), key=lambda point: point.name)
@@ -79,5 +79,6 @@ def test_the_commands_are_those_that_the_design_names() -> None:
         "broker.plan", "broker.apply", "broker.verify",
         "queues.list", "queues.pause", "queues.resume",
         "parked.list", "parked.show", "parked.release", "parked.discard",
+        "coordinator", "jobs.list", "jobs.show", "stats",
     }  # fmt: skip
     assert fixed <= {point.name for point in COMMANDS}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-MEMBERS = ("shared", "producer", "broker_setup", "workers")
+MEMBERS = ("shared", "producer", "broker_setup", "workers", "ledger")
 
 
 def check(root: Path) -> tuple[int, str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from taskyard.shared.control import Intents, decode_records
+from taskyard.shared.control import Intents, cancel_record, decode_records
+from taskyard.shared.envelope import Envelope
+from taskyard.shared.wire import RESTARTED
 
 
 @pytest.mark.parametrize(
@@ -27,3 +29,19 @@ def test_a_record_that_makes_no_sense_is_survived(body: bytes) -> None:
     intents.apply(decode_records(body))
     assert intents.pause_of("default", 0) is None
     assert not intents.cancel_of("nocolon")
+
+
+@pytest.mark.parametrize(
+    ("restarted", "is_cancelled"),
+    [(None, True), (999, True), (1000, False), (1001, False), ("soon", True), (b"1001", True)],
+)
+def test_a_cancel_is_void_for_what_was_restarted_after_it(
+    restarted: object, is_cancelled: bool
+) -> None:
+    """Issue 6, 6: a job that an operator had run again runs, unless it is cancelled anew."""
+    intents = Intents()
+    intents.apply([cancel_record("a", by="me", at_ms=1000)])
+    extra = None if restarted is None else {RESTARTED: restarted}
+    envelope = Envelope(id="a", queue="q", task="t", extra=extra)
+    assert (intents.cancel_for(envelope) is not None) is is_cancelled
+    assert intents.cancel_for(Envelope(id="b", queue="q", task="t")) is None

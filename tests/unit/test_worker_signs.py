@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
+from taskyard.shared import health
 from taskyard.shared.errors import ConfigurationError
-from taskyard.workers import health
-from taskyard.workers.health import HealthServer
+from taskyard.shared.health import HealthServer
 from taskyard.workers.signs import LaneSigns, Signs, why_dead, why_not_ready
 
 

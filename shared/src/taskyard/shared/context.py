@@ -150,6 +150,11 @@ class Context(Generic[S_co]):
         return self._envelope
 
     @property
+    def runtime(self) -> JobRuntime:
+        """What runs the attempt; for the worker's own use."""
+        return self._runtime
+
+    @property
     def values(self) -> Mapping[str, object]:
         """The values propagated from the sender (tenant, locale and the like)."""
         if self._values is None:

@@ -12,9 +12,12 @@ import msgspec
 
 from taskyard.shared.envelope import UNREADABLE
 from taskyard.shared.errors import TaskyardError
+from taskyard.shared.wire import RESTARTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from taskyard.shared.envelope import Envelope
 
 VERSION: Final = 1
 
@@ -145,6 +148,17 @@ class Intents:
     def cancel_of(self, job_id: str) -> ControlRecord | None:
         """Return the record that cancels a job, if one does."""
         return self._cancelled.get(job_id) if self._cancelled else None
+
+    def cancel_for(self, envelope: Envelope) -> ControlRecord | None:
+        """Return the record that cancels this publish of a job: none from before its restart."""
+        if not self._cancelled:
+            return None
+        record = self._cancelled.get(envelope.id)
+        if record is None:
+            return None
+        restarted_ms = (envelope.extra or {}).get(RESTARTED)
+        void = isinstance(restarted_ms, int) and restarted_ms >= record.at
+        return None if void else record
 
     def paused(self, now_ms: int) -> dict[str, ControlRecord]:
         """Return the pauses in force at `now_ms`, by queue."""

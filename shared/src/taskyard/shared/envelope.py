@@ -42,7 +42,7 @@ class Parking(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     worker: str = ""
 
 
-class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """One publish of a job.
 
     Attributes:

@@ -41,6 +41,7 @@ class Facts(TypedDict, total=False):
     error: ErrorInfo | None
     value: JsonValue
     ok: str | None
+    output: str
 
 
 class FeedRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -65,6 +66,7 @@ class FeedRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         value: the returned value as JSON text.
         ok: what the handler said of its own success; None when it merely ended (`completed`).
         worker: `host:pid`.
+        output: what the attempt printed and logged, as far as it is kept.
 
     """
 
@@ -86,6 +88,7 @@ class FeedRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     value: JsonValue = None
     ok: str | None = None
     worker: str = ""
+    output: str = ""
     v: int = VERSION
 
     @classmethod

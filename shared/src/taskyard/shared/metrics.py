@@ -114,6 +114,19 @@ TABLE: Final[tuple[Definition, ...]] = (
     ),
     Definition("unrecorded", "counter", "Outcomes that never reached the feed."),
     Definition("feed_dropped", "counter", "Feed items dropped by its bound."),
+    Definition(
+        "ledger_items", "counter", "Feed items written to the ledger, or skipped.", ("kind",)
+    ),
+    Definition(
+        "ledger_lag_seconds",
+        "gauge",
+        "How old what the ledger writes now is; 0 with nothing to write.",
+        combine="max",
+    ),
+    Definition("ledger_connected", "gauge", "1 while the ledger takes writes.", combine="min"),
+    Definition(
+        "ledger_pruned", "counter", "Jobs that retention took out of the ledger.", ("state",)
+    ),
     Definition("loop_lag_seconds", "histogram", "How late the event loop runs.", (), _LAG),
     Definition("schedule_lag_seconds", "histogram", "How late schedules fire.", (), _WAIT),
     Definition("outbox_pending", "gauge", "Jobs not yet handed to the broker.", combine="max"),

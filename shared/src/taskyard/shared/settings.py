@@ -49,7 +49,26 @@ class Settings:
         None,
         description="RabbitMQ's management API, for verify and stats; guessed from BROKER_URL.",
     )
-    ledger_url: Secret[str] | None = setting(None, description="The ledger's database.")
+    ledger_url: Secret[str] | None = setting(
+        None,
+        description="The ledger's database: postgresql://user:password@host/name or sqlite:///path.",
+    )
+    ledger_keep_succeeded: float = setting(
+        7 * 86_400.0,
+        ge=0,
+        description="How long the ledger keeps jobs that succeeded or were cancelled; 0: not at all.",
+    )
+    ledger_keep_failed: float = setting(
+        30 * 86_400.0,
+        ge=0,
+        description="How long the ledger keeps jobs that failed; 0: not at all.",
+    )
+    ledger_rows_succeeded: int | None = setting(
+        None, ge=0, description="Most jobs that the ledger keeps that succeeded or were cancelled."
+    )
+    ledger_rows_failed: int | None = setting(
+        None, ge=0, description="Most jobs that the ledger keeps that failed."
+    )
     namespace: str = setting(
         "taskyard", description="Prefix of everything that Taskyard owns on a broker."
     )
@@ -106,6 +125,14 @@ class Settings:
         "info", description="Least level logged."
     )
     log_file: Path | None = setting(None, description="Log to this file instead of standard error.")
+    output: Literal["all", "failed", "none"] = setting(
+        "failed",
+        description="Whose output the ledger keeps (what jobs print and log), where their queue "
+        "does not say: of all attempts, of those that fail, of none.",
+    )
+    output_limit: int = setting(
+        64 * 1024, ge=0, description="Most bytes of one attempt's output that are kept."
+    )
     http_allow: str = setting(
         "",
         description="What http.request may reach: a comma list of hosts, *.domains and URL "

@@ -13,6 +13,7 @@ from typing import (
     ParamSpec,
     TypeVar,
     cast,
+    get_args,
     overload,
 )
 from weakref import WeakSet
@@ -37,6 +38,9 @@ R_co = TypeVar("R_co", covariant=True)
 
 QueueType = Literal["auto", "classic", "quorum"]
 Mode = Literal["async", "thread", "process"]
+KeptOutput = Literal["all", "failed", "none"]
+
+DEFAULT_OUTPUT: KeptOutput = "failed"
 
 #: Seconds that an attempt may run unless its job, task or queue says otherwise.
 DEFAULT_TTR_S = 60.0
@@ -170,6 +174,7 @@ class Queue(Generic[S_co]):
         type: QueueType = "auto",  # the broker's own word for it
         label: str = "",
         encrypt: bool = False,
+        output: KeptOutput | None = None,
     ) -> None:
         """Declare a queue.
 
@@ -187,6 +192,8 @@ class Queue(Generic[S_co]):
             type: of the RabbitMQ queue; `auto` resolves once, when it is created.
             label: one line for people.
             encrypt: the arguments of its jobs travel encrypted (`TASKYARD_ENCRYPTION_KEYS`).
+            output: whose output the ledger keeps (what it prints and logs): that of `all`
+                attempts, of the `failed` ones, of `none`; None takes the worker's setting.
 
         Raises:
             ConfigurationError: a value is not valid.
@@ -203,10 +210,13 @@ class Queue(Generic[S_co]):
         self.type: QueueType = type
         self.label = label
         self.encrypt = encrypt
+        self.output: KeptOutput | None = output
         self.tasks: dict[str, Task[..., Any]] = {}
         if type not in ("auto", "classic", "quorum"):
             msg = f"queue {name}: type {type!r} is not auto, classic or quorum"
             raise ConfigurationError(msg)
+        if output is not None and output not in get_args(KeptOutput):
+            raise ConfigurationError(f"queue {name}: output {output!r} is not all, failed or none")
         if (concurrency is not None and concurrency < 1) or lookahead < 0 or max_deliveries < 1:
             msg = (
                 f"queue {name}: concurrency {concurrency} and max_deliveries {max_deliveries} "

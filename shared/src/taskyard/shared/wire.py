@@ -51,6 +51,8 @@ PARK_PRIORITY: Final = "ty-park-priority"
 #: What an operator did to a parked job: carried as headers that nobody on the way needs to read.
 RELEASED: Final = "ty-released"
 EDITED: Final = "ty-edited"
+#: When an operator had a job that was over run again: earlier cancels are void from then on.
+RESTARTED: Final = "ty-restarted"
 #: The address in `ty-reply` that belongs to whoever watches a release, not to the job's sender.
 WATCH: Final = "ty-watch"
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from taskyard.shared.context import Context
 from taskyard.shared.errors import ConfigurationError
+from taskyard.workers.captured import Captured
 
 if TYPE_CHECKING:
     import asyncio
@@ -59,6 +60,7 @@ class Attempt:
         announced: the feed was told that it runs.
         progress_seen: what the handler last reported: done, total, note.
         said: what the handler said of its own success.
+        captured: what it printed and logged; None while that is nothing, or not kept.
         called: the ids of jobs that it called, by those that they were made with; None before.
 
     """
@@ -72,6 +74,7 @@ class Attempt:
         "begun",
         "by",
         "called",
+        "captured",
         "context",
         "deadline_s",
         "delivery",
@@ -119,6 +122,7 @@ class Attempt:
         self.announced = False
         self.progress_seen: tuple[float, float | None, str] | None = None
         self.said: str | None = None
+        self.captured: Captured | None = None
         self.called: dict[str, str] | None = None
         self._soon: tuple[float, Callable[[], None]] | None = None
         self._kept_until_s: float | None = None
@@ -192,6 +196,18 @@ class Attempt:
         return self._executor.calls.call_from_thread(self, job, timeout_s)
 
     # as the worker sees it
+
+    def capture(self) -> Captured | None:
+        """Return where its output goes; None where it is not kept, or the attempt has ended."""
+        if self.captured is None and not self.ended and self._executor.keeps(self.handler):
+            self.captured = Captured(self._executor.output_limit)
+        return None if self.ended else self.captured
+
+    def output(self, *, succeeded: bool) -> str:
+        """Return what is kept of its output, given how it ended."""
+        if self.captured is None or (succeeded and self.handler.output != "all"):
+            return ""
+        return self.captured.text()
 
     def wake(self, now_s: float) -> None:
         """Do what is due: say that the deadline is near, end the time to run, or give up waiting."""

@@ -8,9 +8,9 @@ import click
 
 from taskyard.shared.duration import parse_duration
 from taskyard.shared.errors import ConfigurationError
+from taskyard.shared.orders import leave_on_sigterm
 from taskyard.shared.settings_aside import SettingsAside
 from taskyard.shared.size import parse_size
-from taskyard.workers.orders import leave_on_sigterm
 
 
 def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from taskyard.shared.keyring import KeyRing
     from taskyard.workers.calls import Calls
+    from taskyard.workers.handler import Handler
     from taskyard.workers.isolation.conduct import Isolation
     from taskyard.workers.machinery import Machinery
 
@@ -69,6 +70,7 @@ class Executor:
         self.deadlines = machinery.deadlines
         self.children = machinery.children
         self.calls = calls
+        self.output_limit = machinery.output_limit
         self.longest_ttr_s = longest_ttr_s
         self.max_ttr_s = machinery.broker.capabilities.max_ttr_s
         self.resources: object = None
@@ -122,6 +124,10 @@ class Executor:
             why=(attempt.stopping or Stop.TIME_UP).value,
         )
         self._end(attempt, self._stopped(attempt, None))
+
+    def keeps(self, handler: Handler) -> bool:
+        """Tell whether the output of a handler's attempts has a place where it is kept."""
+        return self._broker.recording and handler.output != "none" and self.output_limit > 0
 
     def check_patience(self, attempt: Attempt, held_s: float) -> None:
         """Refuse to keep a delivery for `held_s` seconds in all if the broker would not.

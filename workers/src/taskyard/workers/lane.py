@@ -72,7 +72,7 @@ class Lane:
         """
         metrics = machinery.metrics
         self.queue = queue
-        self.handlers = handlers_of(queue, metrics)
+        self.handlers = handlers_of(queue, metrics, machinery.output)
         self.slots = queue.concurrency or machinery.concurrency
         self.running: dict[Attempt, None] = {}
         self.paused = False
@@ -190,9 +190,11 @@ class Lane:
             self.executor.abandon(attempt)
 
     def abort(self, job_id: str, by: str) -> None:
-        """End a job's running attempt, where that is possible."""
+        """End a job's running attempt, where that is possible, and where the cancel is meant for it."""
         for attempt in list(self.running):
-            if attempt.envelope.id == job_id:
+            envelope = attempt.envelope
+            # A record may be read again long after: what was restarted meanwhile is not meant.
+            if envelope.id == job_id and self._intents.cancel_for(envelope) is not None:
                 self.executor.stop(attempt, Stop.ABORT, by=by)
 
     def connection_lost(self) -> None:
@@ -242,7 +244,7 @@ class Lane:
             self._rules,
             now_ms=now_ms,
             losses=recall.losses(delivery) if delivery.redelivered else 0,
-            cancelled=self._intents.cancel_of(delivery.envelope.id),
+            cancelled=self._intents.cancel_for(delivery.envelope),
         )
 
     def _admit_again(self, delivery: Delivery, run: Run, now_ms: int) -> Admission:
@@ -325,7 +327,18 @@ class Lane:
         handler, envelope = attempt.handler, attempt.envelope
         self._meters.ended(handler, envelope, outcome, started_ms=attempt.started_ms, now_ms=now_ms)
         self._committer.add(
-            settle(outcome, self._facts(attempt.delivery, now_ms, envelope, attempt.started_ms))
+            settle(
+                outcome,
+                self._facts(
+                    attempt.delivery,
+                    now_ms,
+                    envelope,
+                    attempt.started_ms,
+                    attempt.output(succeeded=type(outcome) is Succeeded)
+                    if attempt.captured
+                    else "",
+                ),
+            )
         )
         if self._waiting:
             self._start_waiting()
@@ -334,7 +347,7 @@ class Lane:
 
     def _judged(self, attempt: Attempt, outcome: Outcome) -> Outcome:
         """Let an operator's cancel stand over a retry or a park, and say what happened."""
-        cancelled = self._intents.cancel_of(attempt.envelope.id)
+        cancelled = self._intents.cancel_for(attempt.envelope)
         if cancelled is not None and isinstance(outcome, (Retried, Parked, HandedBack)):
             outcome = Cancelled(by=cancelled.by)
         report_end(attempt.envelope, outcome)
@@ -372,7 +385,12 @@ class Lane:
             self._empty.set()
 
     def _facts(
-        self, delivery: Delivery, now_ms: int, envelope: Envelope, started_ms: int | None = None
+        self,
+        delivery: Delivery,
+        now_ms: int,
+        envelope: Envelope,
+        started_ms: int | None = None,
+        output: str = "",
     ) -> Facts:
         return Facts(
             delivery=delivery,
@@ -380,5 +398,6 @@ class Lane:
             at_ms=now_ms,
             started_ms=started_ms,
             recording=self._broker.recording,
+            output=output,
             worker=self._machinery.name,
         )

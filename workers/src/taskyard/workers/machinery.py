@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from taskyard.shared.keyring import KeyRing
     from taskyard.shared.metrics import Metrics
     from taskyard.shared.retry import Random
+    from taskyard.shared.task import KeptOutput
     from taskyard.workers.children import Children
     from taskyard.workers.commit import Committer
     from taskyard.workers.deadlines import Deadlines
@@ -53,6 +54,8 @@ class Machinery:
         keys: for encrypted arguments.
         draining: the worker ends when its queues are empty.
         modules: import paths that the queues were found in; empty: where their tasks are from.
+        output: whose output is kept where the queue does not say.
+        output_limit: most bytes of one attempt's.
         max_rss_bytes: resident memory after a job above which a child process is replaced.
 
     """
@@ -62,6 +65,8 @@ class Machinery:
     draining: bool
     modules: tuple[str, ...]
     max_rss_bytes: int | None
+    output: KeptOutput
+    output_limit: int
     broker: Broker
     clock: Clock
     rng: Random

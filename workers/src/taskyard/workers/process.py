@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from taskyard.shared.brokers import connect
 from taskyard.shared.clock import SystemClock
+from taskyard.shared.health import HealthServer
 from taskyard.shared.logs import get_logger
 from taskyard.shared.loops import fastest_loop
+from taskyard.shared.orders import SIGNALS, Orders, ToldToStop
+from taskyard.workers.capture import capturing
 from taskyard.workers.gauges import show_gauges, signs_of
-from taskyard.workers.health import HealthServer
-from taskyard.workers.orders import SIGNALS, Orders, ToldToStop
 from taskyard.workers.signs import why_dead, why_not_ready
 from taskyard.workers.singleton import Lock, held
 
@@ -85,8 +86,9 @@ async def run_worker(
             gc.freeze()
             sys.setswitchinterval(min(SWITCH_S, sys.getswitchinterval()))
             try:
-                async with held(worker, lock, guard):
-                    await _run_in_stages(worker, orders)
+                with capturing():
+                    async with held(worker, lock, guard):
+                        await _run_in_stages(worker, orders)
                 worker.complain()
             finally:
                 public.close()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from taskyard.shared.catalogue import load_queues
 from taskyard.shared.errors import ConfigurationError
 from taskyard.shared.logs import get_logger
-from taskyard.workers.orders import Orders, ToldToStop
+from taskyard.shared.orders import Orders, ToldToStop
 from taskyard.workers.process import run_worker
 from taskyard.workers.worker import WorkerOptions
 

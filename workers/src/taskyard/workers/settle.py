@@ -32,6 +32,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         at_ms: when it ended, in milliseconds since the epoch.
         started_ms: when it started; None when it never did.
         recording: whether the feed wants a record.
+        output: what is kept of what it printed and logged.
         worker: `host:pid`.
 
     """
@@ -41,6 +42,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     at_ms: int
     started_ms: int | None = None
     recording: bool = False
+    output: str = ""
     worker: str = ""
 
 
@@ -170,6 +172,7 @@ def _record(
         error=error,
         value=value,
         ok=ok,
+        output=run.output,
     )
 
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from taskyard.shared.clock import SystemClock
 from taskyard.shared.errors import LockLost
+from taskyard.shared.health import HealthServer
 from taskyard.shared.logs import get_logger
 from taskyard.shared.metrics import Metrics
+from taskyard.shared.orders import Orders, ToldToStop
 from taskyard.shared.snapshot import Snapshot, expose, merge, take_snapshot, totals
 from taskyard.workers.group import GroupSigns, why_group_dead, why_group_not_ready
-from taskyard.workers.health import HealthServer
 from taskyard.workers.member import Member
 from taskyard.workers.memory import resident_bytes
-from taskyard.workers.orders import Orders, ToldToStop
 from taskyard.workers.process import opened
 from taskyard.workers.succession import End, GiveUp, Rest, after, code_of
 

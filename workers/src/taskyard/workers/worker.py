@@ -151,6 +151,8 @@ class Worker:
             draining=self.options.drain,
             modules=self.options.modules,
             max_rss_bytes=self.options.max_rss_bytes,
+            output=settings.output,
+            output_limit=settings.output_limit,
             broker=broker,
             clock=self._clock,
             rng=rng or random.Random(),

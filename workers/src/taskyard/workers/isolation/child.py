@@ -16,6 +16,7 @@ import msgspec
 
 from taskyard.shared.envelope import UNREADABLE
 from taskyard.shared.logs import get_logger
+from taskyard.workers.captured import line_of
 from taskyard.workers.isolation.messages import (
     BrokenFrame,
     Frames,
@@ -26,13 +27,14 @@ from taskyard.workers.isolation.messages import (
     decode_to_worker,
     encode,
 )
-from taskyard.workers.isolation.output import Output
+from taskyard.workers.isolation.output import Output, nowhere
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
     from taskyard.shared.clock import Clock
+    from taskyard.workers.captured import Captured
 
 _log = get_logger(__name__)
 
@@ -74,7 +76,9 @@ class Child(asyncio.BufferedProtocol):
         self._silent = loop.create_future()
         self._lock = threading.Lock()
         self._reaped = False
+        self._clock = clock
         self._fields: Mapping[str, Any] = {}
+        self._capture: Callable[[], Captured | None] = nowhere
         self.unheard = False
         self.on_message: Callable[[ToWorker], None] = _ignore
         self.ended: asyncio.Future[int] = loop.create_future()
@@ -103,10 +107,18 @@ class Child(asyncio.BufferedProtocol):
         """Whether it has neither died nor lost its channel."""
         return not self.ended.done() and not self._silent.done()
 
-    def assign(self, fields: Mapping[str, Any]) -> None:
-        """Give its output and log lines the fields of the job that runs there from now on."""
-        self.output.assign(fields)
-        self._fields = fields
+    def assign(
+        self, fields: Mapping[str, Any], capture: Callable[[], Captured | None] = nowhere
+    ) -> None:
+        """Give its output and log lines the fields of the job that runs there from now on.
+
+        Args:
+            fields: of each line.
+            capture: returns where they are to be kept as well.
+
+        """
+        self.output.assign(fields, capture)
+        self._fields, self._capture = fields, capture
 
     def send(self, message: ToChild) -> None:
         """Say something; nobody hears it when it is dead."""
@@ -171,6 +183,10 @@ class Child(asyncio.BufferedProtocol):
             fields.pop(name, None)
         name, level = str(fields.pop("logger", __name__)), str(fields.pop("level", "info"))
         event = str(fields.pop("event", ""))
+        captured = self._capture()
+        if captured is not None:
+            own = {name: value for name, value in fields.items() if name not in self._fields}
+            captured.write(line_of(self._clock.now_ms() / 1000, level, name, event, own))
         log = get_logger(name)
         match level:
             case "debug":

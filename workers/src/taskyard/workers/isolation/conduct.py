@@ -227,7 +227,7 @@ class _Talk:
 
     def begin(self) -> None:
         """Hand the job over."""
-        self._child.assign(fields_of(self._attempt.envelope))
+        self._child.assign(fields_of(self._attempt.envelope), self._attempt.capture)
         self._child.on_message = self._take
         self._child.send(self._isolation.order(self._attempt))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from taskyard.shared.logs import get_logger
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from taskyard.shared.clock import Clock
+    from taskyard.workers.captured import Captured
 
 _log = get_logger(__name__)
 
@@ -83,6 +84,10 @@ class Allowance:
         return taken
 
 
+def nowhere() -> None:
+    """Keep nothing."""
+
+
 class Output:
     """Reads a child's streams and logs them with the fields of the job that runs there."""
 
@@ -95,6 +100,7 @@ class Output:
         self._fields: Mapping[str, Any] = {}
         self._allowance = Allowance(clock)
         self._left_out = 0
+        self._capture: Callable[[], Captured | None] = nowhere
         #: Stream, line, and the fields of the job that wrote it.
         self._unsaid: deque[tuple[str, str, Mapping[str, Any]]] = deque()
         self._open = {file.fileno(): (name, file, Lines()) for name, file in streams.items()}
@@ -107,8 +113,13 @@ class Output:
         """Whether all that was read is logged."""
         return not self._unsaid
 
-    def assign(self, fields: Mapping[str, Any]) -> None:
-        """Give what was written so far to the job before, and what comes to that of `fields`."""
+    def assign(
+        self, fields: Mapping[str, Any], capture: Callable[[], Captured | None] = nowhere
+    ) -> None:
+        """Give what was written so far to the job before, and what comes to that of `fields`.
+
+        `capture` returns where that is to be kept as well.
+        """
         for fd in list(self._open):
             for _ in range(_DRAIN_READS):
                 if not self._read(fd):
@@ -121,7 +132,7 @@ class Output:
                 lines=self._left_out,
                 **self._fields,
             )
-        self._fields, self._left_out = fields, 0
+        self._fields, self._left_out, self._capture = fields, 0, capture
         self._allowance = Allowance(self._clock)
 
     def close(self) -> None:
@@ -146,6 +157,9 @@ class Output:
 
     def _take(self, stream: str, lines: Iterator[str]) -> None:
         found = list(lines)
+        captured = self._capture() if found else None
+        if captured is not None:
+            captured.write("".join(f"{line}\n" for line in found))
         taken = self._allowance.take(len(found))
         self._left_out += len(found) - taken
         idle = not self._unsaid

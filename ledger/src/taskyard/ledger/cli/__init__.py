@@ -1,0 +1,3 @@
+"""The ledger's commands."""
+
+from __future__ import annotations

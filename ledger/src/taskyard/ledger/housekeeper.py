@@ -1,0 +1,120 @@
+"""What one coordinator of all does: forget old jobs, write down what operators intend, and write
+live intents again in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from taskyard.broker_setup.intents import compact
+from taskyard.ledger.audit import note_intents
+from taskyard.ledger.retention import CHUNK, prune, rules_of
+from taskyard.shared.broker import Held, Owner
+from taskyard.shared.control import ControlUnavailable
+from taskyard.shared.errors import ConfigurationError, Unavailable
+from taskyard.shared.logs import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from taskyard.ledger.database import Database
+    from taskyard.ledger.retention import Rule
+    from taskyard.shared.broker import Broker, Lease
+    from taskyard.shared.metrics import Metrics
+    from taskyard.shared.settings import Settings
+
+_log = get_logger(__name__)
+
+#: The lock of the coordinator that does it.
+LOCK: Final = "coordinator"
+#: Seconds between two tries to become that, between two rounds of forgetting, and between two
+#: writings of the intents (a stream keeps them for days).
+_TRY_S: Final = 5.0
+PRUNE_EVERY_S: Final = 30.0
+COMPACT_EVERY_S: Final = 3600.0
+
+
+class Housekeeper:
+    """Waits until it is the one, and then does what is to be done, until it is cancelled."""
+
+    def __init__(
+        self, broker: Broker, database: Database, settings: Settings, metrics: Metrics
+    ) -> None:
+        """Prepare it; `run` does the work."""
+        self._broker = broker
+        self._database = database
+        self._rules: Sequence[Rule] = rules_of(settings)
+        self._metrics = metrics
+
+    async def run(self) -> None:
+        """Do it whenever the lock is ours."""
+        owner = Owner(host=socket.gethostname(), pid=os.getpid(), since_ms=self._broker.now_ms())
+        while True:
+            try:
+                got = await self._broker.lock(LOCK, owner)
+                if not isinstance(got, Held):
+                    await self._keep_house(got)
+            except Unavailable as error:
+                _log.debug("the lock of the coordinators is out of reach", problem=str(error))
+            await asyncio.sleep(_TRY_S)
+
+    async def _keep_house(self, lease: Lease) -> None:
+        _log.info("this coordinator prunes and compacts from now on")
+        try:
+            async with asyncio.TaskGroup() as group:
+                duties = [
+                    group.create_task(self._prune_for_ever(), name="prune"),
+                    group.create_task(self._compact_for_ever(), name="compact"),
+                    group.create_task(self._note_for_ever(), name="audit"),
+                ]
+                await lease.wait_lost()
+                for duty in duties:
+                    duty.cancel()
+        finally:
+            with suppress(Unavailable):
+                await lease.release()
+
+    async def _prune_for_ever(self) -> None:
+        while True:
+            for rule in self._rules:
+                with suppress(Unavailable):  # the recorder says so
+                    await self._prune(rule)
+            await asyncio.sleep(PRUNE_EVERY_S)
+
+    async def _prune(self, rule: Rule) -> None:
+        gone = CHUNK
+        while gone == CHUNK:
+            async with self._database.begin() as connection:
+                gone = await prune(connection, rule, now_ms=self._broker.now_ms())
+            self._metrics.count("ledger_pruned", rule.states[0].value).add(gone)
+
+    async def _compact_for_ever(self) -> None:
+        if not self._broker.capabilities.control:
+            return
+        while True:
+            try:
+                number = await compact(self._broker)
+            except (ControlUnavailable, Unavailable, ConfigurationError) as error:
+                _log.warning("live intents could not be written again; later", problem=str(error))
+            else:
+                _log.debug("live intents are written again", intents=number)
+            await asyncio.sleep(COMPACT_EVERY_S)
+
+    async def _note_for_ever(self) -> None:
+        """Take the control log into the audit, from its start: what is there already stays."""
+        if not self._broker.capabilities.control:
+            return
+        after: int | None = None
+        while True:
+            try:
+                async for batch in self._broker.follow_control(after):
+                    async with self._database.begin() as connection:
+                        await note_intents(connection, batch.records)
+                    after = batch.position
+            except (ControlUnavailable, Unavailable) as error:
+                _log.debug("the control log is not taken into the audit now", problem=str(error))
+            await asyncio.sleep(_TRY_S)

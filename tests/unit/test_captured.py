@@ -1,0 +1,54 @@
+"""What is kept of a job's output: its beginning, cut between characters, and marked."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, strategies as st
+
+from taskyard.workers.captured import Captured, line_of
+
+
+def test_what_fits_is_kept_as_it_is():
+    captured = Captured(10)
+    captured.write("12345")
+    captured.write("67890")
+    assert captured.text() == "1234567890"
+
+
+def test_what_does_not_is_cut_and_marked():
+    """ZS-42: at the cap, with how much was left out."""
+    captured = Captured(8)
+    captured.write("12345")
+    captured.write("67890")
+    captured.write("x")
+    assert captured.text() == "12345678\n[3 bytes more were left out]"
+
+
+@given(st.lists(st.text()), st.integers(0, 50))
+def test_no_more_than_its_bytes(pieces, limit):
+    """Whatever is written, in whatever pieces: a beginning of it, within the limit."""
+    captured = Captured(limit)
+    for piece in pieces:
+        captured.write(piece)
+    whole = "".join(pieces).encode("utf-8", "replace")
+    kept, _, mark = (
+        captured.text().rpartition("\n[") if len(whole) > limit else (captured.text(), "", "")
+    )
+    assert len(kept.encode()) <= limit
+    assert whole.startswith(kept.encode())
+    if mark:
+        assert mark == f"{len(whole) - len(kept.encode())} bytes more were left out]"
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udcffb"])
+def test_what_is_no_text_is_replaced(text):
+    """Lone surrogates, as of undecodable file names, cannot be stored anywhere."""
+    captured = Captured(100)
+    captured.write(text)
+    assert "?" in captured.text()
+
+
+def test_a_log_line():
+    assert line_of(0.5, "WARNING", "shop.mail", "sent", {"to": "x", "n": 7}) == (
+        "00:00:00.500 warning shop.mail: sent to='x' n=7\n"
+    )
