@@ -79,6 +79,6 @@ def test_the_commands_are_those_that_the_design_names() -> None:
         "broker.plan", "broker.apply", "broker.verify",
         "queues.list", "queues.pause", "queues.resume",
         "parked.list", "parked.show", "parked.release", "parked.discard",
-        "coordinator", "jobs.list", "jobs.show", "stats",
+        "coordinator", "explain", "jobs.list", "jobs.show", "stats",
     }  # fmt: skip
     assert fixed <= {point.name for point in COMMANDS}
