@@ -91,6 +91,44 @@ async def test_a_running_job_is_seen_running(rig, ledger):
         await ledger.when(job_id, lambda row: row["state"] == "succeeded")
 
 
+async def test_progress_is_seen_while_it_runs(rig, ledger):
+    """GM-07: 30 of 100, while the job runs; what is no number hurts nobody."""
+    (rig.folder / "far.py").write_text(
+        "import asyncio\n"
+        "from pathlib import Path\n"
+        "from taskyard.shared import Context, Queue\n"
+        "default = Queue('default')\n"
+        "@default.task\n"
+        "async def far(ctx: Context, path: str) -> None:\n"
+        "    ctx.progress(float('nan'))\n"
+        "    await asyncio.sleep(1.2)\n"
+        "    ctx.progress(30, 100, 'pages')\n"
+        "    while not Path(path).exists():\n"
+        "        await asyncio.sleep(0.05)\n"
+    )
+    async with rig:
+        await rig.worker(module="far")
+        await ledger.coordinator()
+        go_on = rig.folder / "go"
+        (job_id,) = await rig.send(rig.job("far", {"path": str(go_on)}))
+
+        async def told() -> bool:
+            (run,) = await ledger.runs(job_id)
+            return (run["progress_done"], run["progress_of"], run["progress_note"]) == (
+                30,
+                100,
+                "pages",
+            )
+
+        await eventually(told, within=20)
+        assert (await ledger.jobs())[job_id]["state"] == "running"
+        go_on.touch()
+        await ledger.when(job_id, lambda row: row["state"] == "succeeded")
+        (run,) = await ledger.runs(job_id)
+        assert (run["progress_done"], run["outcome"]) == (30, "succeeded")
+        assert run["run_ms"] > 1000
+
+
 async def test_a_released_job_goes_on(rig, ledger, taskyard):
     """LQ-16, B-12: parked, released, done: one job, all of its runs."""
     async with rig:

@@ -9,7 +9,7 @@ import msgspec
 from hypothesis import strategies as st
 
 from taskyard.shared.envelope import Envelope
-from taskyard.shared.feed import FINISHED, STARTED, FeedItem, FeedRecord
+from taskyard.shared.feed import FINISHED, PROGRESSED, STARTED, FeedItem, FeedRecord, Progress
 from taskyard.shared.outcomes import ErrorInfo
 
 #: What may happen to a job that a worker has in hands, and to one that is parked.
@@ -52,6 +52,7 @@ class Life:
             self.state = "running"
             if told:
                 self._record(STARTED, "")
+                self._record(PROGRESSED, "")
             self._end(what)
         elif self.state == "parked" and what in PARKED:
             self._set_free(what)
@@ -102,7 +103,8 @@ class Life:
             worker="host:1",
             outcome=outcome,
             error=ERROR if outcome in {"failed", "parked", "retried"} else None,
-            run_ms=3 if event == FINISHED else None,
+            run_ms=3 if event != STARTED else None,
+            progress=Progress(30, 100, "pages") if event == PROGRESSED else None,
         )
         self.items.append(FeedItem(records=(record,)))
 

@@ -170,7 +170,7 @@ def test_text_that_postgresql_does_not_store_is_replaced():
 
 def test_a_record_of_a_newer_version_is_left_out():
     """Readers ignore what they do not know."""
-    record = FeedRecord.of(envelope(b"{}"), "progressed", at_ms=1, worker="w")
+    record = FeedRecord.of(envelope(b"{}"), "dreamt", at_ms=1, worker="w")
     assert fold([FeedItem(records=(record,))]) == Batch([], [])
 
 

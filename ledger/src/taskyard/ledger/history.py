@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from taskyard.shared.envelope import JSON, UNREADABLE, Envelope
-from taskyard.shared.feed import FINISHED, STARTED, FeedItem, FeedRecord
+from taskyard.shared.feed import FINISHED, PROGRESSED, STARTED, FeedItem, FeedRecord
 from taskyard.shared.naming import full_task_name
 from taskyard.shared.states import State
 
@@ -28,7 +28,7 @@ UNDER_WAY: Final = 2  # started, or handed back: the later of these
 SET_ASIDE: Final = 3  # retried or parked: by the worker; an operator may end it still
 ENDED: Final = 4
 
-_EVENTS: Final = frozenset({STARTED, FINISHED})
+_EVENTS: Final = frozenset({STARTED, PROGRESSED, FINISHED})
 
 #: What of a job's error is kept in its own row, for lists; its run has all of it.
 _SHORT: Final = 300
@@ -123,6 +123,10 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     error_message: str | None = None
     traceback: str | None = None
     fingerprint: str | None = None
+    progressed_ms: int | None = None
+    progress_done: float | None = None
+    progress_of: float | None = None
+    progress_note: str | None = None
 
     @property
     def key(self) -> tuple[str, int, int, str]:
@@ -177,10 +181,18 @@ def merge_jobs(one: Job, other: Job) -> Job:
 
 
 def merge_runs(one: Run, other: Run) -> Run:
-    """Return what both say of a run: when it started, and the later of its ends."""
+    """Return what both say of a run: when it started, how far it came, and the later of its ends."""
     ended = max(one, other, key=lambda run: (run.ended_ms or -1, run.outcome or ""))
     begun = [ms for ms in (one.started_ms, other.started_ms) if ms is not None]
-    return msgspec.structs.replace(ended, started_ms=min(begun, default=None))
+    further = max(one, other, key=lambda run: (run.progressed_ms or -1, run.progress_done or 0.0))
+    return msgspec.structs.replace(
+        ended,
+        started_ms=min(begun, default=None),
+        progressed_ms=further.progressed_ms,
+        progress_done=further.progress_done,
+        progress_of=further.progress_of,
+        progress_note=further.progress_note,
+    )
 
 
 def _higher_request(one: Request | None, other: Request | None) -> Request | None:
@@ -267,7 +279,7 @@ def job_of_record(record: FeedRecord) -> Job:
 
 
 def _standing_of(record: FeedRecord) -> Standing:
-    if record.event == STARTED:
+    if record.event != FINISHED:
         phase, state = UNDER_WAY, State.RUNNING
     else:
         phase, state = _PHASE_OF.get(record.outcome, (UNDER_WAY, State.QUEUED))
@@ -276,7 +288,7 @@ def _standing_of(record: FeedRecord) -> Standing:
     generation, attempt, deliveries = _counts(record)
     return Standing(
         rank=rank_of(generation, attempt, deliveries, phase),
-        moment=_moment(record.at, record.message, last=record.event != STARTED),
+        moment=_moment(record.at, record.message, last=record.event == FINISHED),
         state=state.value,
         detail=_clean_or_none(record.detail),
         ok=None if record.ok is None else clean(record.ok),
@@ -295,8 +307,9 @@ def _standing_of(record: FeedRecord) -> Standing:
 
 def run_of(record: FeedRecord) -> Run:
     """Return what a record says of the run that it is about."""
-    ended = record.event != STARTED
+    ended = record.event == FINISHED
     error = record.error
+    progress = record.progress if record.event == PROGRESSED else None
     queue = clean(record.queue)
     generation, attempt, deliveries = _counts(record)
     return Run(
@@ -311,7 +324,7 @@ def run_of(record: FeedRecord) -> Run:
         started_ms=_started_ms(record),
         ended_ms=record.at if ended else None,
         wait_ms=record.wait_ms,
-        run_ms=record.run_ms,
+        run_ms=record.run_ms if ended else None,
         outcome=clean(record.outcome) if ended else None,
         detail=_clean_or_none(record.detail),
         ok=None if record.ok is None else clean(record.ok),
@@ -322,6 +335,10 @@ def run_of(record: FeedRecord) -> Run:
         error_message=clean(error.message) if error else None,
         traceback=_clean_or_none(error.traceback) if error else None,
         fingerprint=_clean_or_none(error.fingerprint) if error else None,
+        progressed_ms=record.at if progress else None,
+        progress_done=progress.done if progress else None,
+        progress_of=progress.of if progress else None,
+        progress_note=_clean_or_none(progress.note) if progress else None,
     )
 
 

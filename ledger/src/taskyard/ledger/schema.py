@@ -16,6 +16,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Double,
     Index,
     Integer,
     LargeBinary,
@@ -123,6 +124,10 @@ runs: Final = Table(
     Column("error_message", Text),
     Column("traceback", Text),
     Column("fingerprint", Text),
+    Column("progressed_ms", BigInteger, comment="when it last said how far it is"),
+    Column("progress_done", Double),
+    Column("progress_of", Double),
+    Column("progress_note", Text),
 )
 Index(None, runs.c.ended_ms, postgresql_using="brin")
 

@@ -24,8 +24,9 @@ _NO_REQUEST: Final[dict[str, Any]] = {
     "request_rank": -1,
 }
 _RUN_KEY: Final = ("job", "attempt", "deliveries", "message")
+_PROGRESS: Final = ("progressed_ms", "progress_done", "progress_of", "progress_note")
 _RUN_END: Final = tuple(
-    name for name in Run.__struct_fields__ if name not in {*_RUN_KEY, "started_ms"}
+    name for name in Run.__struct_fields__ if name not in {*_RUN_KEY, "started_ms", *_PROGRESS}
 )
 
 
@@ -88,10 +89,22 @@ def _merge_runs(dialect: Any) -> Any:
         new.started_ms.is_not(None),
         or_(old.started_ms.is_(None), new.started_ms < old.started_ms),
     )
+    further = and_(
+        new.progressed_ms.is_not(None),
+        or_(
+            old.progressed_ms.is_(None),
+            new.progressed_ms > old.progressed_ms,
+            and_(new.progressed_ms == old.progressed_ms, new.progress_done > old.progress_done),
+        ),
+    )
     return insert.on_conflict_do_update(
         index_elements=list(_RUN_KEY),
-        set_={**_where(ends, _RUN_END, new, old), **_where(begins, ("started_ms",), new, old)},
-        where=or_(ends, begins),
+        set_={
+            **_where(ends, _RUN_END, new, old),
+            **_where(begins, ("started_ms",), new, old),
+            **_where(further, _PROGRESS, new, old),
+        },
+        where=or_(ends, begins, further),
     )
 
 

@@ -27,7 +27,16 @@ else:
 VERSION: Final = 1
 
 STARTED: Final = "started"
+PROGRESSED: Final = "progressed"
 FINISHED: Final = "finished"
+
+
+class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far a job says that it is: `done` of `of`, which it may not know."""
+
+    done: float
+    of: float | None = None
+    note: str = ""
 
 
 class Facts(TypedDict, total=False):
@@ -42,13 +51,14 @@ class Facts(TypedDict, total=False):
     value: JsonValue
     ok: str | None
     output: str
+    progress: Progress | None
 
 
 class FeedRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What happened to one run of a job, identified by (job, attempt, deliveries, message).
 
     Attributes:
-        event: `started` (a best effort) or `finished`.
+        event: `started` and `progressed` (a best effort both), or `finished`.
         job: the job's id.
         queue: the queue's name.
         task: the task's full name.
@@ -67,6 +77,7 @@ class FeedRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         ok: what the handler said of its own success; None when it merely ended (`completed`).
         worker: `host:pid`.
         output: what the attempt printed and logged, as far as it is kept.
+        progress: how far it is, after `progressed`.
 
     """
 
@@ -89,6 +100,7 @@ class FeedRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ok: str | None = None
     worker: str = ""
     output: str = ""
+    progress: Progress | None = None
     v: int = VERSION
 
     @classmethod
@@ -99,7 +111,7 @@ class FeedRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
         Args:
             envelope: as it was delivered.
-            event: `started` or `finished`.
+            event: `started`, `progressed` or `finished`.
             at_ms: when, in milliseconds since the epoch.
             worker: who says so.
             facts: the other fields.

@@ -59,6 +59,7 @@ class Attempt:
         ended: its outcome is decided; whatever its handler does from now on counts for nothing.
         announced: the feed was told that it runs.
         progress_seen: what the handler last reported: done, total, note.
+        progress_told: what the feed was told of that.
         said: what the handler said of its own success.
         captured: what it printed and logged; None while that is nothing, or not kept.
         called: the ids of jobs that it called, by those that they were made with; None before.
@@ -83,6 +84,7 @@ class Attempt:
         "handler",
         "isolated",
         "progress_seen",
+        "progress_told",
         "said",
         "started_ms",
         "stopping",
@@ -121,6 +123,7 @@ class Attempt:
         self.ended = False
         self.announced = False
         self.progress_seen: tuple[float, float | None, str] | None = None
+        self.progress_told: tuple[float, float | None, str] | None = None
         self.said: str | None = None
         self.captured: Captured | None = None
         self.called: dict[str, str] | None = None

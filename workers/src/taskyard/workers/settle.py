@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+import math
+from typing import Final, assert_never
 
 import msgspec
 
 from taskyard.shared.broker import Delivery, Settlement
 from taskyard.shared.envelope import Envelope, Parking
-from taskyard.shared.feed import FINISHED, STARTED, FeedRecord, encode_reply
+from taskyard.shared.feed import (
+    FINISHED,
+    PROGRESSED,
+    STARTED,
+    FeedRecord,
+    Progress,
+    encode_reply,
+)
 from taskyard.shared.invoke import encode_result, reply_of
 from taskyard.shared.outcomes import (
     OUTCOME_NAMES,
@@ -21,6 +29,9 @@ from taskyard.shared.outcomes import (
     Retried,
     Succeeded,
 )
+
+#: Most characters of the note with a job's progress.
+NOTE_MAX: Final = 200
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -69,6 +80,36 @@ def started_record(envelope: Envelope, *, started_ms: int, worker: str) -> FeedR
     """Return the record that an attempt has begun."""
     wait_ms = _wait_ms(envelope, started_ms)
     return FeedRecord.of(envelope, STARTED, at_ms=started_ms, worker=worker, wait_ms=wait_ms)
+
+
+def progress_record(
+    envelope: Envelope,
+    progress: tuple[float, float | None, str],
+    *,
+    started_ms: int,
+    now_ms: int,
+    worker: str,
+) -> FeedRecord | None:
+    """Return the record of how far an attempt says that it is; None where that are no numbers."""
+    done, of, note = progress
+    if not _is_number(done) or not (of is None or _is_number(of)):
+        return None
+    return FeedRecord.of(
+        envelope,
+        PROGRESSED,
+        at_ms=now_ms,
+        worker=worker,
+        run_ms=max(now_ms - started_ms, 0),
+        progress=Progress(float(done), None if of is None else float(of), str(note)[:NOTE_MAX]),
+    )
+
+
+def _is_number(value: object) -> bool:
+    """Tell whether a handler's number is one in JSON, which knows no infinity."""
+    try:
+        return math.isfinite(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def _succeeded(outcome: Succeeded, run: Run) -> Settlement:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from taskyard.ledger.failures import Failures
     from taskyard.ledger.filters import Filter
+    from taskyard.ledger.history import Run
     from taskyard.ledger.lookup import History
     from taskyard.ledger.reading import Count, JobRow
 
@@ -251,12 +252,21 @@ def _print_history(history: History, now_ms: int) -> None:
             for run in history.runs
         ],
     )
+    far = [run for run in history.runs if run.progressed_ms is not None]
+    if far:
+        click.echo(f"\nprogress of attempt {far[-1].attempt}: {_progress(far[-1])}")
     failed = [run for run in history.runs if run.error_type]
     if failed:
         click.echo(f"\n{failed[-1].traceback or failed[-1].error_message}")
     talked = [run for run in history.runs if run.output]
     if talked:
         click.echo(f"\noutput of attempt {talked[-1].attempt}:\n{talked[-1].output}", nl=False)
+
+
+def _progress(run: Run) -> str:
+    of = "" if run.progress_of is None else f"/{run.progress_of:g}"
+    note = f" {run.progress_note}" if run.progress_note else ""
+    return f"{run.progress_done:g}{of}{note} at {instant(run.progressed_ms)}"
 
 
 def _json(value: object) -> str:

@@ -171,6 +171,15 @@ def _make_runs() -> None:
         sa.Column("error_message", sa.Text(), nullable=True),
         sa.Column("traceback", sa.Text(), nullable=True),
         sa.Column("fingerprint", sa.Text(), nullable=True),
+        sa.Column(
+            "progressed_ms",
+            sa.BigInteger(),
+            nullable=True,
+            comment="when it last said how far it is",
+        ),
+        sa.Column("progress_done", sa.Double(), nullable=True),
+        sa.Column("progress_of", sa.Double(), nullable=True),
+        sa.Column("progress_note", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("job", "attempt", "deliveries", "message", name=op.f("pk_runs")),
     )
     op.create_index(
