@@ -8,22 +8,12 @@ import json
 import pytest
 
 from support.eventually import eventually
-from support.ledger import Ledger, ledger_url
+from support.ledger import Ledger, ledger, ledger_url, rig
 from support.rig import Rig
 from taskyard.ledger.history import unpack
 from taskyard.shared.control import cancel_record
 
-__all__ = ["ledger_url"]
-
-
-@pytest.fixture
-def rig(broker_url, taskyard, tmp_path):
-    return Rig(broker_url, taskyard, tmp_path, ledger=True)
-
-
-@pytest.fixture
-def ledger(rig, taskyard, ledger_url):
-    return Ledger(rig, taskyard, ledger_url)
+__all__ = ["ledger", "ledger_url", "rig"]
 
 
 async def test_what_became_of_each_job(rig, ledger):

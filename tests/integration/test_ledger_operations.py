@@ -9,23 +9,12 @@ from typing import Any
 import pytest
 
 from support.eventually import eventually
-from support.ledger import Ledger, ledger_url
-from support.rig import Rig
+from support.ledger import ledger, ledger_url, rig
 from taskyard.ledger.database import Database
 from taskyard.ledger.restarting import restart
 from taskyard.shared.control import cancel_record
 
-__all__ = ["ledger_url"]
-
-
-@pytest.fixture
-def rig(broker_url, taskyard, tmp_path):
-    return Rig(broker_url, taskyard, tmp_path, ledger=True)
-
-
-@pytest.fixture
-def ledger(rig, taskyard, ledger_url):
-    return Ledger(rig, taskyard, ledger_url)
+__all__ = ["ledger", "ledger_url", "rig"]
 
 
 @pytest.fixture

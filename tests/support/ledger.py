@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import pytest
 from sqlalchemy import Select, func, select
 
+from support.broker import BrokerUnderTest
 from support.eventually import eventually
 from support.fixtures import StartTaskyard
 from support.process import Program
@@ -26,6 +27,18 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield f"sqlite:///{tmp_path / 'ledger.db'}"
     else:
         yield request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture
+def rig(broker_url: BrokerUnderTest, taskyard: StartTaskyard, tmp_path: Path) -> Rig:
+    """A broker that records."""
+    return Rig(broker_url, taskyard, tmp_path, ledger=True)
+
+
+@pytest.fixture
+def ledger(rig: Rig, taskyard: StartTaskyard, ledger_url: str) -> Ledger:
+    """A ledger beside it, on each database."""
+    return Ledger(rig, taskyard, ledger_url)
 
 
 class Ledger:
