@@ -272,3 +272,28 @@ async def test_output_is_in_the_ledger(rig, ledger):
         await ledger.until({"failed": 1, "succeeded": 1})
         outputs = [[run["output"] for run in await ledger.runs(job_id)] for job_id in ids]
         assert outputs == [["on the way\n"], [None]]
+
+
+async def test_any_job_can_be_waited_for(rig, ledger, taskyard):
+    """ZS-04: by its id, from anywhere: its value, its error, or not yet; unknown is not pending."""
+
+    async def wait(job_id: str, *options: str) -> tuple[int, str]:
+        env = rig.env(TASKYARD_LEDGER_URL=ledger.url)
+        program = taskyard("jobs", "wait", job_id, *options, env=env, cwd=rig.folder)
+        return await program.wait_exit(within=30), program.output.strip()
+
+    async with rig:
+        await ledger.coordinator()
+        good, bad, later = await rig.send(
+            rig.job("test", {"message": "hello"}), rig.job("fail", {"reason": "no card"}), rig.job("ok", delay=600)
+        )  # fmt: skip
+        waiting = asyncio.create_task(wait(good))
+        await rig.worker()
+        assert await waiting == (0, '"hello"')
+        code, said = await wait(bad)
+        assert code == 1
+        assert "failed (logical)" in said
+        assert (await wait(later, "--timeout", "1s"))[0] == 124
+        code, said = await wait("nosuch", "--timeout", "1s")
+        assert code == 1
+        assert "knows no job" in said

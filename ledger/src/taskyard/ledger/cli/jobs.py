@@ -12,15 +12,9 @@ from taskyard.ledger.cli.documents import failures_document, history_document, j
 from taskyard.ledger.cli.options import JSON, filter_of, filter_options
 from taskyard.ledger.cli.session import run_with_ledger
 from taskyard.ledger.filters import parse_sort
+from taskyard.ledger.result import result_of
 from taskyard.shared.clock import SystemClock
-from taskyard.shared.errors import (
-    JobCancelled,
-    JobError,
-    JobFailed,
-    JobParked,
-    NotFound,
-    ResultTimeout,
-)
+from taskyard.shared.errors import NotFound
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -31,11 +25,6 @@ if TYPE_CHECKING:
     from taskyard.ledger.lookup import History
     from taskyard.ledger.reading import Count, JobRow
 
-_ERRORS: Final[dict[str, type[JobError]]] = {
-    "failed": JobFailed,
-    "parked": JobParked,
-    "cancelled": JobCancelled,
-}
 #: How much of an error's text a line of a list has room for.
 _LINE: Final = 60
 
@@ -108,7 +97,7 @@ def show(job_id: str, *, value: bool, as_json: bool) -> None:
     now_ms = SystemClock().now_ms()
     history = run_with_ledger(lambda ledger: _history(ledger, job_id, now_ms))
     if value:
-        click.echo(_value(history))
+        click.echo(result_of(history))
     elif as_json:
         print_json(history_document(history, now_ms))
     else:
@@ -179,24 +168,6 @@ async def _failures(
     from taskyard.ledger.failures import failures
 
     return await failures(ledger, meant, now_ms=now_ms, limit=limit)
-
-
-def _value(history: History) -> str:
-    """Return what a job returned, as JSON; raise what its `result()` would."""
-    job, last = history.job, history.last
-    if job.state == "succeeded":
-        return "null" if last is None or last.value is None else last.value
-    kind = _ERRORS.get(job.state)
-    if kind is None:
-        raise ResultTimeout(job.id, 0)
-    text = f"{job.state} ({job.detail})" if job.detail else job.state
-    said = f"{job.error_type}: {job.error_message}" if job.error_type else ""
-    raise kind(
-        job.id,
-        f"{text}: {said}" if said else text,
-        kind=job.detail or "",
-        traceback=(last and last.traceback) or "",
-    )
 
 
 def _print_jobs(jobs: list[JobRow], total: Count, offset: int, *, arguments: bool) -> None:
