@@ -66,6 +66,12 @@ def in_a_process() -> None:
     logging.getLogger("shop.mail").warning("logged elsewhere")
 
 
+@said.task
+async def writes_bytes() -> None:
+    print("on the way")
+    sys.stdout.write(b"bytes")  # type: ignore[arg-type]
+
+
 @unsaid.task
 async def may_fail(fails: bool) -> None:
     print("on the way")
@@ -149,6 +155,16 @@ async def test_it_still_goes_where_it_went(tmp_path, capfd):
         (job_id,) = await bench.send(may_fail.job(fails=False))
         await bench.ends(job_id)
         assert "on the way" in capfd.readouterr().out
+
+
+async def test_what_is_no_text_fails_the_job_as_without_capture(tmp_path):
+    """A handler's mistake ends its attempt, whose output is what was text before."""
+    async with talking(tmp_path) as bench:
+        (job_id,) = await bench.send(writes_bytes.job())
+        (end,) = await bench.ends(job_id)
+        assert end.error is not None
+        assert end.error.type.endswith("TypeError")
+        assert end.output == "on the way\n"
 
 
 def test_a_wrong_word_is_refused():

@@ -55,10 +55,11 @@ class _Stream:
 
     def write(self, text: str) -> int:
         """Write, as the stream does."""
+        written = self._stream.write(text)  # first, because it refuses what is no text
         captured = captured_here()
         if captured is not None:
             captured.write(text)
-        return self._stream.write(text)
+        return written
 
     def writelines(self, lines: Iterable[str]) -> None:
         """Write lines, as the stream does."""
