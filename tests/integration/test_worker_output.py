@@ -167,6 +167,18 @@ async def test_what_is_no_text_fails_the_job_as_without_capture(tmp_path):
         assert end.output == "on the way\n"
 
 
+async def test_a_worker_without_standard_streams(tmp_path, monkeypatch):
+    """One that was started with them closed has None for each: jobs print as before, and it is kept."""
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    async with talking(tmp_path) as bench:
+        (job_id,) = await bench.send(mixes.job())
+        assert (await output_of(bench, job_id)).startswith(
+            "to standard output\nto standard error\n"
+        )
+    assert (sys.stdout, sys.stderr) == (None, None)
+
+
 def test_a_wrong_word_is_refused():
     with pytest.raises(ConfigurationError, match="all, failed or none"):
         Queue("wrong", output="some")  # type: ignore[arg-type]
