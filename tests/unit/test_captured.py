@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
+from taskyard.shared.envelope import Envelope
+from taskyard.shared.feed import FINISHED, FeedRecord, encode_feed
+from taskyard.shared.settings import OUTPUT_MAX_BYTES
 from taskyard.workers.captured import Captured, line_of
 
 
@@ -46,6 +49,15 @@ def test_what_is_no_text_is_replaced(text):
     captured = Captured(100)
     captured.write(text)
     assert "?" in captured.text()
+
+
+def test_the_largest_output_fits_a_message():
+    """RabbitMQ takes 16 MiB, with the largest value in it as well, whatever JSON makes of the text."""
+    captured = Captured(OUTPUT_MAX_BYTES)
+    captured.write("\x1b" * (OUTPUT_MAX_BYTES + 1))
+    envelope = Envelope(id="a", queue="q", task="t")
+    record = FeedRecord.of(envelope, FINISHED, at_ms=1, worker="w", output=captured.text())
+    assert len(encode_feed([record])) < 15 * 1024 * 1024
 
 
 def test_a_log_line():
