@@ -68,7 +68,11 @@ async def in_a_task() -> None:
 @said.task(mode="process")
 def in_a_process() -> None:
     print("printed elsewhere")
-    logging.getLogger("shop.mail").warning("logged elsewhere")
+    log.warning("logged elsewhere")
+    try:
+        raise ValueError("with its traceback")
+    except ValueError:
+        log.exception("failed elsewhere")
 
 
 @said.task
@@ -165,6 +169,8 @@ async def test_a_child_process(tmp_path):
         output = await output_of(bench, job_id)
         assert "printed elsewhere\n" in output
         assert "warning shop.mail: logged elsewhere\n" in output
+        assert "error shop.mail: failed elsewhere\nTraceback" in output
+        assert "ValueError: with its traceback\n" in output
 
 
 async def test_what_failed_is_kept_unless_the_queue_says_otherwise(tmp_path):
