@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from types import FrameType
+from typing import Any
+
 import pytest
 from hypothesis import given, strategies as st
 
@@ -41,6 +45,33 @@ def test_no_more_than_its_bytes(pieces, limit):
     assert whole.startswith(kept.encode())
     if mark:
         assert mark == f"{len(whole) - len(kept.encode())} bytes more were left out]"
+
+
+@pytest.mark.parametrize("at", range(6))
+def test_threads_that_write_at_once_do_not_lift_the_limit(at: int):
+    """One that another interrupts, at whichever line: what comes afterwards is still cut."""
+    captured = Captured(8)
+    lines = iter(range(100))
+
+    def interrupt(frame: FrameType, event: str, arg: object) -> Any:
+        del arg
+        if frame.f_code is not Captured.write.__code__:
+            return None
+        if event == "line" and next(lines) == at:
+            captured.write("12345")
+        return interrupt
+
+    before = sys.gettrace()
+    sys.settrace(interrupt)
+    try:
+        captured.write("67890")
+    finally:
+        sys.settrace(before)
+    assert next(lines) > at
+    captured.write("x" * 100)
+    kept, _, mark = captured.text().partition("\n[")
+    assert len(kept) <= 10
+    assert mark
 
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udcffb"])
