@@ -71,7 +71,9 @@ def settlement(channel: Channel) -> Settlement:
     return Settlement(delivery=arrived(channel, envelope), copies=(retry,), record=record)
 
 
-async def test_large_records_are_not_encoded_again_and_again(monkeypatch) -> None:
+async def test_large_records_are_not_encoded_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """256 outputs end together: the event loop stands still while they are encoded, twice at most."""
     encoded: list[int] = []
 

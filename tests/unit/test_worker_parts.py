@@ -238,6 +238,18 @@ def test_recall_keeps_no_more_than_it_must():
     assert body not in [kept.delivery.envelope.body for kept, _ in recall._lost.values()]
 
 
+def test_recall_counts_what_is_recorded():
+    """Promise 7: outputs and values are held as bodies are, within the same bound."""
+    recall = Recall(limit_bytes=3 * 1000)
+    for number in range(10):
+        ended = msgspec.structs.replace(
+            record(number), output="x" * 600, value=msgspec.Raw(b"1" * 400)
+        )
+        delivery = Delivery(envelope=envelope(id=str(number)))
+        recall.lost(Settlement(delivery=delivery, record=ended))
+    assert len(recall) == 3
+
+
 def test_a_settled_run_that_comes_again_is_only_acknowledged():
     """Its copies and its record are durable: nothing of it is published a second time."""
     recall = Recall()

@@ -182,8 +182,7 @@ class Committer:
         self._held_of[envelope.queue] += 1
         self._held_bytes += len(envelope.body)
         if record is not None:
-            value = record.value
-            self._held_bytes += len(record.output) + (0 if value is None else len(value))
+            self._held_bytes += record.bulk
 
     # one commit
 
