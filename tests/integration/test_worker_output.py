@@ -11,13 +11,18 @@ from contextlib import asynccontextmanager
 import pytest
 
 from support.children import Bench
+from support.eventually import eventually
 from taskyard.shared import Context, Queue
+from taskyard.shared.control import cancel_record
 from taskyard.shared.errors import ConfigurationError
 from taskyard.workers.capture import capturing
 
 said = Queue("said", output="all", concurrency=20)
 unsaid = Queue("unsaid")
 silent = Queue("silent", output="none")
+alone = Queue("alone", output="all", concurrency=1, lookahead=5)
+
+meeting: list[asyncio.Barrier] = []
 
 log = logging.getLogger("shop.mail")
 
@@ -63,7 +68,41 @@ async def in_a_task() -> None:
 @said.task(mode="process")
 def in_a_process() -> None:
     print("printed elsewhere")
-    logging.getLogger("shop.mail").warning("logged elsewhere")
+    log.warning("logged elsewhere")
+    try:
+        raise ValueError("with its traceback")
+    except ValueError:
+        log.exception("failed elsewhere")
+
+
+@said.task
+async def writes_bytes() -> None:
+    print("on the way")
+    sys.stdout.write(b"bytes")  # type: ignore[arg-type]
+
+
+@said.task(ttr=30)
+async def is_warned(ctx: Context, before: float) -> None:
+    def soon() -> None:
+        print(ctx.job_id)
+        warned.set()
+
+    warned = asyncio.Event()
+    ctx.on_deadline_soon(soon, before=before)
+    await warned.wait()
+    await meeting[-1].wait()
+
+
+@alone.task
+async def calls_and_waits(ctx: Context) -> None:
+    print("it calls")
+    await meeting[-1].wait()
+    await ctx.call(is_called.job())
+
+
+@alone.task
+async def is_called() -> None:
+    """Do nothing."""
 
 
 @unsaid.task
@@ -83,7 +122,7 @@ async def keeps_quiet() -> None:
 async def talking(folder) -> AsyncIterator[Bench]:
     """A worker whose jobs' output is captured. No fixture: pytest changes the streams after these."""
     with capturing():
-        async with Bench(said, unsaid, silent, folder=folder) as bench:
+        async with Bench(said, unsaid, silent, alone, folder=folder) as bench:
             await bench.worker(concurrency=20)
             yield bench
 
@@ -130,6 +169,8 @@ async def test_a_child_process(tmp_path):
         output = await output_of(bench, job_id)
         assert "printed elsewhere\n" in output
         assert "warning shop.mail: logged elsewhere\n" in output
+        assert "error shop.mail: failed elsewhere\nTraceback" in output
+        assert "ValueError: with its traceback\n" in output
 
 
 async def test_what_failed_is_kept_unless_the_queue_says_otherwise(tmp_path):
@@ -149,6 +190,53 @@ async def test_it_still_goes_where_it_went(tmp_path, capfd):
         (job_id,) = await bench.send(may_fail.job(fails=False))
         await bench.ends(job_id)
         assert "on the way" in capfd.readouterr().out
+
+
+async def test_what_is_no_text_fails_the_job_as_without_capture(tmp_path):
+    """A handler's mistake ends its attempt, whose output is what was text before."""
+    async with talking(tmp_path) as bench:
+        (job_id,) = await bench.send(writes_bytes.job())
+        (end,) = await bench.ends(job_id)
+        assert end.error is not None
+        assert end.error.type.endswith("TypeError")
+        assert end.output == "on the way\n"
+
+
+async def test_a_worker_without_standard_streams(tmp_path, monkeypatch):
+    """One that was started with them closed has None for each: jobs print as before, and it is kept."""
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    async with talking(tmp_path) as bench:
+        (job_id,) = await bench.send(mixes.job())
+        assert (await output_of(bench, job_id)).startswith(
+            "to standard output\nto standard error\n"
+        )
+    assert (sys.stdout, sys.stderr) == (None, None)
+
+
+async def test_a_warning_before_the_deadline_is_its_own_job_s(tmp_path):
+    """One timer wakes them all: whoever it was set for, each callback runs as its own job."""
+    meeting.append(asyncio.Barrier(2))
+    async with talking(tmp_path) as bench:
+        ids = await bench.send(is_warned.job(before=29.9), is_warned.job(before=29.7))
+        for job_id in ids:
+            assert await output_of(bench, job_id) == f"{job_id}\n"
+
+
+async def test_what_becomes_of_others_is_not_its_output(tmp_path, caplog):
+    """A job lends its slot while it runs; another that waited for one is refused, and that is logged."""
+    caplog.set_level(logging.INFO)
+    meeting.append(asyncio.Barrier(2))
+    async with talking(tmp_path) as bench:
+        (worker,) = bench.handles
+        lane = worker.lanes["alone"]
+        calls, waits = await bench.send(calls_and_waits.job(), is_called.job())
+        await eventually(lambda: not lane.idle and lane.taken == 2)
+        await bench.intend(cancel_record(waits, by="me", at_ms=bench.broker.now_ms()))
+        await eventually(lambda: lane._intents.cancels)
+        await meeting[-1].wait()
+        assert await output_of(bench, calls) == "it calls\n"
+        assert "job cancelled" in caplog.text
 
 
 def test_a_wrong_word_is_refused():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from taskyard.shared.adapters.amqp.intake import Token
@@ -14,7 +15,7 @@ from taskyard.shared.adapters.amqp.outgoing import Raw
 from taskyard.shared.adapters.amqp.settler import Settler
 from taskyard.shared.broker import Delivery, PublishStatus, Receipt, Settlement, SettleStatus
 from taskyard.shared.envelope import Envelope, mint_id
-from taskyard.shared.feed import FeedRecord
+from taskyard.shared.feed import FeedRecord, encode_feed
 from taskyard.workers.recall import Recall
 
 
@@ -68,6 +69,28 @@ def settlement(channel: Channel) -> Settlement:
         outcome="retried",
     )
     return Settlement(delivery=arrived(channel, envelope), copies=(retry,), record=record)
+
+
+async def test_large_records_are_not_encoded_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """256 outputs end together: the event loop stands still while they are encoded, twice at most."""
+    encoded: list[int] = []
+
+    def encode(records: Sequence[FeedRecord]) -> bytes:
+        body = encode_feed(records)
+        encoded.append(len(body))
+        return body
+
+    monkeypatch.setattr("taskyard.shared.adapters.amqp.settler.encode_feed", encode)
+    wire, channel = Wire((DONE, DONE)), Channel()
+    settler = Settler(wire, Names("taskyard"), recording=lambda: True)  # type: ignore[arg-type]
+    record = settlement(channel).record
+    assert record is not None
+    large = msgspec.structs.replace(record, output="x" * 64 * 1024)
+    assert await settler.record([large] * 256, deadline_s=1)
+    assert wire.records >= 16
+    assert sum(encoded) < 2.1 * 256 * 64 * 1024
 
 
 DONE, LATE, NOWHERE = PublishStatus.CONFIRMED, PublishStatus.TIMEOUT, PublishStatus.UNROUTABLE

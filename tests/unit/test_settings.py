@@ -85,6 +85,7 @@ def test_a_missing_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ("TASKYARD_CONCURRENCY", "0"),
         ("TASKYARD_CONCURRENCY", "many"),
         ("TASKYARD_MODE", "lazy"),
+        ("TASKYARD_OUTPUT_LIMIT", "1048577"),
         ("TASKYARD_METRICS_PORT", "70000"),
         ("TASKYARD_LOG_LEVEL", "loud"),
         ("TASKYARD_PUBLISH_DEADLINE", "-1"),

@@ -162,6 +162,26 @@ def test_a_full_backlog_drops_and_counts(tmp_path):
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 1_000
 
 
+async def test_outputs_do_not_crowd_outcomes_out_of_the_backlog(tmp_path):
+    """Half of it is for outputs; from then on outcomes are kept without."""
+    unrecorded = Count()
+    backlog = Backlog(tmp_path, namespace="n", unrecorded=unrecorded, limit_bytes=40_000)
+    for number in range(100):
+        backlog.add([msgspec.structs.replace(record(number), output="x" * 1000)])
+    kept: list[str] = []
+
+    async def take(records):
+        kept.extend(each.output for each in records)
+        return True
+
+    assert await backlog.flush(take)
+    backlog.close()
+    assert not unrecorded.value
+    assert kept[0] == "x" * 1000
+    assert kept[-1].startswith("[left out")
+    assert len(kept) == 100
+
+
 def envelope(**changes: object) -> Envelope:
     return msgspec.structs.replace(Envelope(id="j", queue="q", task="t", message_id="m"), **changes)
 
@@ -216,6 +236,18 @@ def test_recall_keeps_no_more_than_it_must():
         recall.lost(Settlement(delivery=done))
     assert len(recall) == 2 + 10
     assert body not in [kept.delivery.envelope.body for kept, _ in recall._lost.values()]
+
+
+def test_recall_counts_what_is_recorded():
+    """Promise 7: outputs and values are held as bodies are, within the same bound."""
+    recall = Recall(limit_bytes=3 * 1000)
+    for number in range(10):
+        ended = msgspec.structs.replace(
+            record(number), output="x" * 600, value=msgspec.Raw(b"1" * 400)
+        )
+        delivery = Delivery(envelope=envelope(id=str(number)))
+        recall.lost(Settlement(delivery=delivery, record=ended))
+    assert len(recall) == 3
 
 
 def test_a_settled_run_that_comes_again_is_only_acknowledged():

@@ -103,6 +103,11 @@ class FeedRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     progress: Progress | None = None
     v: int = VERSION
 
+    @property
+    def bulk(self) -> int:
+        """How many bytes there are of what may be large in it: its value and its output."""
+        return len(self.output) + (0 if self.value is None else len(self.value))
+
     @classmethod
     def of(
         cls, envelope: Envelope, event: str, *, at_ms: int, worker: str, **facts: Unpack[Facts]

@@ -29,6 +29,9 @@ EMBEDDED_BROKER_URL: Final = "sqlite:///.taskyard/broker.db"
 
 #: AMQP spells a heartbeat in 16 bits.
 HEARTBEAT_MAX_S: Final = 65_535
+#: A record carries an output in one message, of which RabbitMQ takes 16 MiB and closes the channel
+#: over more; in JSON a byte may become six.
+OUTPUT_MAX_BYTES: Final = 1024 * 1024
 
 
 def setting(default: Any, *, description: str, **bounds: float) -> Any:
@@ -131,7 +134,10 @@ class Settings:
         "does not say: of all attempts, of those that fail, of none.",
     )
     output_limit: int = setting(
-        64 * 1024, ge=0, description="Most bytes of one attempt's output that are kept."
+        64 * 1024,
+        ge=0,
+        le=OUTPUT_MAX_BYTES,
+        description="Most bytes of one attempt's output that are kept.",
     )
     http_allow: str = setting(
         "",

@@ -6,7 +6,9 @@ write single numbers only, and leave the rest to the loop.
 
 from __future__ import annotations
 
+from contextvars import copy_context
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from taskyard.shared.context import Context
@@ -174,8 +176,12 @@ class Attempt:
             return  # a report is never an error; the deadline stays
 
     def on_deadline_soon(self, callback: Callable[[], None], before_s: float | None) -> None:
-        """Have `callback` called on the loop `before_s` before the deadline, wherever it moves."""
-        self._soon = (max(self.ttr_s / 10, _SOON_S) if before_s is None else before_s, callback)
+        """Have `callback` called on the loop `before_s` before the deadline, wherever it moves.
+
+        It is called as the job that it is of, so that what it prints and logs is that job's.
+        """
+        before_s = max(self.ttr_s / 10, _SOON_S) if before_s is None else before_s
+        self._soon = before_s, partial(copy_context().run, callback)
         self._plan(ring=True)
 
     async def send(self, job: Job[object]) -> str:

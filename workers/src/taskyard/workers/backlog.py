@@ -27,6 +27,11 @@ _log = get_logger(__name__)
 
 #: Most bytes kept by one process: some hundred thousand records.
 LIMIT_BYTES: Final = 64 * 1024 * 1024
+#: What is kept instead of an output once half of that is full: an outcome is small, and one that is
+#: lost is a gap in a job's history; a thousand outputs fill the file.
+OUTPUT_LEFT_OUT: Final = (
+    "[left out: the broker took no records, and those kept here were too large]"
+)
 #: Records handed to the broker at a time.
 CHUNK: Final = 256
 
@@ -82,7 +87,9 @@ class Backlog:
 
     def add(self, records: Sequence[FeedRecord]) -> None:
         """Keep records, or count them where they do not fit or cannot be written."""
-        lines = b"".join(_encoder.encode(record) + b"\n" for record in records)
+        lines = _lines(records)
+        if self._size + len(lines) > self._limit // 2:
+            lines = _lines([_without_output(record) for record in records])
         if self._size + len(lines) > self._limit:
             self._drop(len(records), f"the limit of {self._limit} bytes is reached")
             return
@@ -177,6 +184,16 @@ class Backlog:
         if not self._warned:
             self._warned = True
             _log.error("outcomes are lost to the feed; jobs are not affected", problem=why)
+
+
+def _lines(records: Sequence[FeedRecord]) -> bytes:
+    return b"".join(_encoder.encode(record) + b"\n" for record in records)
+
+
+def _without_output(record: FeedRecord) -> FeedRecord:
+    if len(record.output) <= len(OUTPUT_LEFT_OUT):
+        return record
+    return msgspec.structs.replace(record, output=OUTPUT_LEFT_OUT)
 
 
 def _locked(file: IO[bytes]) -> bool:

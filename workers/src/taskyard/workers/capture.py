@@ -7,8 +7,10 @@ coroutines and the worker's threads. What a job writes goes where it always went
 from __future__ import annotations
 
 import logging
+import os
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from taskyard.shared.context import current_job
@@ -24,17 +26,24 @@ if TYPE_CHECKING:
 
 @contextmanager
 def capturing() -> Iterator[None]:
-    """Have what jobs print and log captured."""
-    streams = sys.stdout, sys.stderr
+    """Have what jobs print and log captured.
+
+    A process that was started without a stream has None for it, to which `print` writes nothing.
+    """
+    streams: tuple[TextIO | None, ...] = sys.stdout, sys.stderr
     handler = _Handler()
     root = logging.getLogger()
-    sys.stdout, sys.stderr = (cast("TextIO", _Stream(stream)) for stream in streams)
-    root.addHandler(handler)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        sys.stdout, sys.stderr = streams
+    with ExitStack() as opened:
+        sys.stdout, sys.stderr = (
+            cast("TextIO", _Stream(stream or opened.enter_context(_nowhere())))
+            for stream in streams
+        )
+        root.addHandler(handler)
+        try:
+            yield
+        finally:
+            root.removeHandler(handler)
+            sys.stdout, sys.stderr = cast("tuple[TextIO, TextIO]", streams)
 
 
 def captured_here() -> Captured | None:
@@ -42,6 +51,10 @@ def captured_here() -> Captured | None:
     job = current_job()
     runtime = None if job is None else job.runtime
     return runtime.capture() if isinstance(runtime, Attempt) else None
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w", encoding="utf-8", errors="replace")
 
 
 class _Stream:
@@ -55,10 +68,11 @@ class _Stream:
 
     def write(self, text: str) -> int:
         """Write, as the stream does."""
+        written = self._stream.write(text)  # first, because it refuses what is no text
         captured = captured_here()
         if captured is not None:
             captured.write(text)
-        return self._stream.write(text)
+        return written
 
     def writelines(self, lines: Iterable[str]) -> None:
         """Write lines, as the stream does."""

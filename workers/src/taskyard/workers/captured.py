@@ -23,10 +23,12 @@ class Captured:
     def write(self, text: str) -> None:
         """Take text; from any thread."""
         size = len(text) if text.isascii() else len(_bytes(text))
-        if size > self._left:
-            kept = _bytes(text)[: self._left].decode("utf-8", "ignore")
+        # Threads that write at once may each have taken what was left: less than nothing is left.
+        left = max(self._left, 0)
+        if size > left:
+            kept = _bytes(text)[:left].decode("utf-8", "ignore")
             self._omitted += size - len(_bytes(kept))
-            size, text = self._left, kept
+            size, text = left, kept
         self._left -= size
         if text:
             self._pieces.append(text)

@@ -31,7 +31,8 @@ BATCH: Final = 256
 #: Most deliveries that wait for the end of an alarm without taking credit from those that need not
 #: (docs/decisions/0005-credit-under-an-alarm.md).
 EXTRA_CREDIT: Final = 2000
-#: Most bytes of bodies among them, so that memory stays flat also where bodies are large.
+#: Most bytes of bodies, values and outputs among them, so that memory stays flat also where they
+#: are large.
 HELD_BYTES: Final = 16 * 1024 * 1024
 #: Seconds before what could not be settled is tried again; doubled up to the longest.
 _RETRY_FIRST_S: Final = 0.1
@@ -176,10 +177,12 @@ class Committer:
         return plain
 
     def _hold(self, settlement: Settlement) -> None:
-        envelope = settlement.delivery.envelope
+        envelope, record = settlement.delivery.envelope, settlement.record
         self._held.append(settlement)
         self._held_of[envelope.queue] += 1
         self._held_bytes += len(envelope.body)
+        if record is not None:
+            self._held_bytes += record.bulk
 
     # one commit
 

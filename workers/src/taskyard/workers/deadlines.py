@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Deadlines:
         self._watched: dict[Watched, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._next_s = _NEVER
+        # The timer may be set on behalf of one job, and wake another: it is to run as neither.
+        self._base = copy_context()
 
     def __len__(self) -> int:
         """Return how many are watched."""
@@ -63,7 +66,7 @@ class Deadlines:
             self._timer.cancel()
         self._next_s = wake_s
         self._timer = self._loop.call_later(
-            max(wake_s - self._clock.monotonic_s(), 0.0), self._sweep
+            max(wake_s - self._clock.monotonic_s(), 0.0), self._sweep, context=self._base
         )
 
     def _sweep(self) -> None:

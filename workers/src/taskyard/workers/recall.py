@@ -53,7 +53,7 @@ class Recall:
 
         Args:
             limit: most lost settlements.
-            limit_bytes: most that these are to publish, in bytes of bodies.
+            limit_bytes: most that these are to publish, in bytes of bodies, values and outputs.
             settled_limit: how many of the last settled runs are remembered at least. A broker
                 hands over no more than its credit without having seen acknowledgements, so the
                 credit of all consumers is enough.
@@ -130,10 +130,11 @@ def _without_body(delivery: Delivery) -> Delivery:
 
 
 def _bytes_of(settlement: Settlement) -> int:
-    """Return how much of a settlement may be large: the bodies of jobs, and replies."""
+    """Return how much of a settlement may be large: bodies of jobs, replies, what is recorded."""
     published = [*settlement.copies, *([settlement.park] if settlement.park is not None else [])]
     bodies = sum(len(envelope.body) for envelope in published)
-    return bodies + sum(len(body) for _, body in settlement.replies)
+    recorded = 0 if settlement.record is None else settlement.record.bulk
+    return bodies + recorded + sum(len(body) for _, body in settlement.replies)
 
 
 def _ran(settlement: Settlement) -> bool:

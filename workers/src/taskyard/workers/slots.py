@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class Slots:
         self._on_away = on_away
         self._away: dict[Attempt, _Absence] = {}
         self._returning: deque[Attempt] = deque()
+        # Who lends a slot runs, and what is done with the slot is not its doing.
+        self._base = copy_context()
 
     @property
     def away(self) -> int:
@@ -85,7 +88,7 @@ class Slots:
             self.give()
             self._on_away(len(self._away))
             if self.free:
-                self._on_free()
+                self._base.copy().run(self._on_free)
         elif absence.back is not None and not absence.back.done():
             absence.back.set_result(None)  # it waits again, so it needs no slot yet
             absence.back = None

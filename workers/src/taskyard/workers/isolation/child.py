@@ -186,7 +186,9 @@ class Child(asyncio.BufferedProtocol):
         captured = self._capture()
         if captured is not None:
             own = {name: value for name, value in fields.items() if name not in self._fields}
-            captured.write(line_of(self._clock.now_ms() / 1000, level, name, event, own))
+            traces = [f"{own.pop(each)}\n" for each in ("exception", "stack") if each in own]
+            line = line_of(self._clock.now_ms() / 1000, level, name, event, own)
+            captured.write("".join((line, *traces)))
         log = get_logger(name)
         match level:
             case "debug":

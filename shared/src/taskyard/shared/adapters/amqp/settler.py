@@ -139,9 +139,12 @@ class Settler:
         """Add records as one message, or as several where their values and outputs are large."""
         body = encode_feed(records)
         if len(body) > RECORDS_BYTES and len(records) > 1:
-            half = len(records) // 2
-            self._put_records(items, queue, records[:half])
-            self._put_records(items, queue, records[half:])
+            # Half full, because records are not alike, and one too large is encoded once more.
+            parts = min(2 * len(body) // RECORDS_BYTES, len(records))
+            del body  # a batch of large values is a quarter of a gibibyte
+            each = -(-len(records) // parts)
+            for start in range(0, len(records), each):
+                self._put_records(items, queue, records[start : start + each])
             return
         own = properties(content_type=JSON, priority=NORMAL)
         items.append(self._publisher.make.raw(Raw(self._names.lifecycle, queue, own, body)))
