@@ -140,6 +140,7 @@ def _make_jobs() -> None:
 
 
 def _make_runs() -> None:
+    number: sa.types.TypeEngine[float] = sa.Double()
     op.create_table(
         "runs",
         sa.Column("job", sa.Text(), nullable=False),
@@ -177,8 +178,8 @@ def _make_runs() -> None:
             nullable=True,
             comment="when it last said how far it is",
         ),
-        sa.Column("progress_done", sa.Double(), nullable=True),
-        sa.Column("progress_of", sa.Double(), nullable=True),
+        sa.Column("progress_done", number, nullable=True),
+        sa.Column("progress_of", number, nullable=True),
         sa.Column("progress_note", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("job", "attempt", "deliveries", "message", name=op.f("pk_runs")),
     )
