@@ -273,3 +273,11 @@ async def test_a_broken_file_is_an_outage(tmp_path):
         async with database.begin() as connection:
             await merge(connection, fold(Life("one").items))
     await database.close()
+
+
+@pytest.mark.parametrize("url", ["postgresql://me:s3cret@host:port/db", "sqlite:////proc/no/l.db"])
+def test_a_url_of_nothing_is_a_wrong_setting(url):
+    """A port that is no number, a folder that cannot be made: in words, without the password."""
+    with pytest.raises(ConfigurationError, match="TASKYARD_LEDGER_URL") as caught:
+        Database(url)
+    assert "s3cret" not in str(caught.value)

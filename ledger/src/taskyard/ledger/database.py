@@ -123,7 +123,7 @@ class Database:
 def _read_url(text: str) -> URL:
     try:
         url = make_url(text)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:  # the latter of a port that is no number
         raise ConfigurationError(
             "TASKYARD_LEDGER_URL is no URL of a database; set it to "
             "postgresql://user:password@host/name or sqlite:///path"
@@ -135,7 +135,12 @@ def _read_url(text: str) -> URL:
             f"TASKYARD_LEDGER_URL: the ledger lives in PostgreSQL or SQLite, not in {backend!r}"
         )
     if backend == "sqlite" and url.database and url.database != ":memory:":
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"TASKYARD_LEDGER_URL: the folder of {url.database} cannot be made: {error.strerror}"
+            ) from error
     return url.set(drivername=driver)
 
 
