@@ -281,3 +281,17 @@ def test_a_url_of_nothing_is_a_wrong_setting(url):
     with pytest.raises(ConfigurationError, match="TASKYARD_LEDGER_URL") as caught:
         Database(url)
     assert "s3cret" not in str(caught.value)
+
+
+async def test_closing_is_finished_when_it_is_cancelled(database, caplog):
+    """`taskyard up` cancels what is closing already: no connection is torn, and nothing is logged."""
+    async with database.begin() as connection:
+        await connection.execute(select(func.count()).select_from(jobs))
+    closing = asyncio.create_task(database.close())
+    await asyncio.sleep(0)  # it has begun
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert caplog.messages == []
+    assert database.engine.pool.status().startswith("Pool size: 5  Connections in pool: 0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -35,6 +36,8 @@ _OUTAGES: Final = frozenset(
 )
 #: Seconds that a writer of SQLite waits for another.
 _PATIENCE_S: Final = 30
+#: Seconds that connections get to be closed in after a cancel.
+_CLOSE_S: Final = 5.0
 
 
 class LedgerUnavailable(Unavailable):
@@ -116,8 +119,13 @@ class Database:
             yield connection
 
     async def close(self) -> None:
-        """Close its connections."""
-        await self.engine.dispose()
+        """Close its connections, also where it is cancelled meanwhile: else they are torn."""
+        closing = asyncio.create_task(self.engine.dispose(), name="close ledger")
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await asyncio.wait([closing], timeout=_CLOSE_S)
+            raise
 
 
 def _read_url(text: str) -> URL:
