@@ -246,3 +246,13 @@ def test_what_is_wrong_is_named(run, tell, monkeypatch):
     monkeypatch.delenv("TASKYARD_LEDGER_URL")
     for command in (("jobs", "list"), ("jobs", "show", "one"), ("jobs", "failures"), ("stats",)):
         assert "TASKYARD_LEDGER_URL is not set" in run(*command, code=2)
+
+
+@pytest.mark.parametrize("odd_ms", [2**60, -(2**60)])
+def test_an_instant_that_no_date_names_hides_nothing(run, tell, odd_ms):
+    """One message with an odd time must not keep a list from being shown."""
+    tell(Told(sent("odd", expires_ms=odd_ms)), Told(sent("good")))
+    found = json.loads(run("jobs", "list", "--json", "--sort", "id"))
+    assert [job["id"] for job in found["jobs"]] == ["good", "odd"]
+    assert found["jobs"][1]["expires_at"][:4] in {"9999", "0001"}
+    assert "odd" in run("jobs", "show", "odd")

@@ -6,11 +6,13 @@ import asyncio
 import json
 
 import pytest
+from sqlalchemy import select
 
 from support.eventually import eventually
 from support.ledger import Ledger, ledger, ledger_url, rig
 from support.rig import Rig
 from taskyard.ledger.history import unpack
+from taskyard.ledger.schema import audit
 from taskyard.shared.control import cancel_record
 
 __all__ = ["ledger", "ledger_url", "rig"]
@@ -297,3 +299,21 @@ async def test_any_job_can_be_waited_for(rig, ledger, taskyard):
         code, said = await wait("nosuch", "--timeout", "1s")
         assert code == 1
         assert "knows no job" in said
+
+
+async def test_one_bad_intent_stops_neither_the_audit_nor_the_coordinator(rig, ledger):
+    """An intent that no database can hold is left out, in words; all others are written."""
+    async with rig:
+        job = rig.job("ok", delay=600)
+        for at_ms, job_id in ((1, "before"), (2**63, "odd"), (2, "after")):
+            await rig.intend(cancel_record(job_id, by="me", at_ms=at_ms))
+        coordinator = await ledger.coordinator()
+        await coordinator.wait_line("left out of the audit", within=20)
+        await rig.send(job)
+        await ledger.until({"queued": 1})
+
+        async def both() -> bool:
+            found = await ledger.rows(select(audit.c.subject))
+            return {row["subject"] for row in found} >= {"job:before", "job:after"}
+
+        await eventually(both)

@@ -12,6 +12,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, func, select, text, update
+from sqlalchemy.engine import make_url
 
 from support.ledger import ledger_url
 from support.lives import Life
@@ -228,3 +229,69 @@ async def test_two_writers_of_one_file_wait_for_one_another(tmp_path):
     await writing
     assert await swept(database) == {"one"}
     await database.close()
+
+
+async def test_a_database_that_refuses_all_is_an_outage(database):
+    """A standby, a right taken away, no tables: no item is at fault, so none may be left out."""
+    batch = fold(Life("one").items)
+    faults = ["DROP TABLE jobs"]
+    if database.is_postgresql:
+        faults += [
+            "SET TRANSACTION READ ONLY",
+            "CREATE ROLE nobody_at_all; SET LOCAL ROLE nobody_at_all",
+        ]
+    for fault in faults:
+        with pytest.raises(LedgerUnavailable):
+            async with database.begin() as connection:
+                for statement in fault.split("; "):
+                    await connection.execute(text(statement))
+                await merge(connection, batch)
+
+
+@pytest.mark.postgresql
+async def test_a_wrong_password_is_an_outage(postgres_url):
+    """A password that was changed while the coordinator runs loses nothing, and is not shown."""
+    url = make_url(postgres_url).set(username="nobody_at_all", password="s3cret")
+    other = Database(url.render_as_string(hide_password=False))
+    with pytest.raises(LedgerUnavailable) as caught:
+        async with other.begin():
+            pass
+    await other.close()
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_a_broken_file_is_an_outage(tmp_path):
+    """A file of SQLite that is damaged refuses all, whatever the item."""
+    database = Database(f"sqlite:///{tmp_path / 'ledger.db'}")
+    await migrate.prepare(database)
+    await database.close()
+    with sqlite3.connect(tmp_path / "ledger.db") as file:
+        file.execute("PRAGMA writable_schema = ON")
+        file.execute("UPDATE sqlite_master SET rootpage = 9999 WHERE name = 'jobs'")
+    file.close()
+    with pytest.raises(LedgerUnavailable):
+        async with database.begin() as connection:
+            await merge(connection, fold(Life("one").items))
+    await database.close()
+
+
+@pytest.mark.parametrize("url", ["postgresql://me:s3cret@host:port/db", "sqlite:////proc/no/l.db"])
+def test_a_url_of_nothing_is_a_wrong_setting(url):
+    """A port that is no number, a folder that cannot be made: in words, without the password."""
+    with pytest.raises(ConfigurationError, match="TASKYARD_LEDGER_URL") as caught:
+        Database(url)
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_closing_is_finished_when_it_is_cancelled(database, caplog):
+    """`taskyard up` cancels what is closing already: no connection is torn, and nothing is logged."""
+    async with database.begin() as connection:
+        await connection.execute(select(func.count()).select_from(jobs))
+    closing = asyncio.create_task(database.close())
+    await asyncio.sleep(0)  # it has begun
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert caplog.messages == []
+    assert database.engine.pool.status().startswith("Pool size: 5  Connections in pool: 0")

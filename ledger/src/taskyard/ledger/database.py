@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+)
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from taskyard.shared.errors import ConfigurationError, Unavailable
@@ -21,8 +28,16 @@ if TYPE_CHECKING:
 
 _DRIVERS: Final = {"postgresql": "postgresql+asyncpg", "sqlite": "sqlite+aiosqlite"}
 _NO_DATABASE: Final = "file is not a database"
+#: Classes of SQLSTATE in which no value is at fault: the connection, a standby that only reads, the
+#: password, the database, a schema, locks that break a transaction, rights and tables, resources, a
+#: state, the operator, the machine, the configuration.
+_OUTAGES: Final = frozenset(
+    {"08", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "F0"}
+)
 #: Seconds that a writer of SQLite waits for another.
 _PATIENCE_S: Final = 30
+#: Seconds that connections get to be closed in after a cancel.
+_CLOSE_S: Final = 5.0
 
 
 class LedgerUnavailable(Unavailable):
@@ -104,14 +119,19 @@ class Database:
             yield connection
 
     async def close(self) -> None:
-        """Close its connections."""
-        await self.engine.dispose()
+        """Close its connections, also where it is cancelled meanwhile: else they are torn."""
+        closing = asyncio.create_task(self.engine.dispose(), name="close ledger")
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await asyncio.wait([closing], timeout=_CLOSE_S)
+            raise
 
 
 def _read_url(text: str) -> URL:
     try:
         url = make_url(text)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:  # the latter of a port that is no number
         raise ConfigurationError(
             "TASKYARD_LEDGER_URL is no URL of a database; set it to "
             "postgresql://user:password@host/name or sqlite:///path"
@@ -123,7 +143,12 @@ def _read_url(text: str) -> URL:
             f"TASKYARD_LEDGER_URL: the ledger lives in PostgreSQL or SQLite, not in {backend!r}"
         )
     if backend == "sqlite" and url.database and url.database != ":memory:":
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"TASKYARD_LEDGER_URL: the folder of {url.database} cannot be made: {error.strerror}"
+            ) from error
     return url.set(drivername=driver)
 
 
@@ -140,9 +165,12 @@ def _prepare_sqlite(connection: Any, record: object) -> None:
 
 
 def _is_outage(error: DBAPIError) -> bool:
-    """Tell a database that does not answer from a statement that it refuses."""
+    """Tell a database that takes nothing now from one that refuses what a statement holds.
+
+    What is taken for a refusal is left out of the ledger for good, so in doubt it is an outage.
+    """
     if error.connection_invalidated or isinstance(error, (InterfaceError, OperationalError)):
         return True
     state = str(getattr(error.orig, "sqlstate", None) or "")
-    # Connection exceptions, lack of resources, operator's intervention, serialisation and deadlock.
-    return state[:2] in {"08", "53", "57", "40"}
+    # SQLite's own word for a damaged file is the bare DatabaseError.
+    return state[:2] in _OUTAGES or type(error) is DatabaseError

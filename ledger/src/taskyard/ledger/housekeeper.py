@@ -10,6 +10,8 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from sqlalchemy.exc import DBAPIError
+
 from taskyard.broker_setup.intents import compact
 from taskyard.ledger.audit import note_intents
 from taskyard.ledger.retention import CHUNK, prune, rules_of
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from taskyard.ledger.database import Database
     from taskyard.ledger.retention import Rule
     from taskyard.shared.broker import Broker, Lease
+    from taskyard.shared.control import ControlRecord
     from taskyard.shared.metrics import Metrics
     from taskyard.shared.settings import Settings
 
@@ -36,6 +39,8 @@ LOCK: Final = "coordinator"
 _TRY_S: Final = 5.0
 PRUNE_EVERY_S: Final = 30.0
 COMPACT_EVERY_S: Final = 3600.0
+#: Of a key, or an error, what a line of the log has room for.
+_SHOWN: Final = 500
 
 
 class Housekeeper:
@@ -112,9 +117,25 @@ class Housekeeper:
         while True:
             try:
                 async for batch in self._broker.follow_control(after):
-                    async with self._database.begin() as connection:
-                        await note_intents(connection, batch.records)
+                    await self._note(batch.records)
                     after = batch.position
             except (ControlUnavailable, Unavailable) as error:
                 _log.debug("the control log is not taken into the audit now", problem=str(error))
             await asyncio.sleep(_TRY_S)
+
+    async def _note(self, records: Sequence[ControlRecord]) -> None:
+        """Write intents down; one that the database refuses stops neither the others nor us."""
+        try:
+            async with self._database.begin() as connection:
+                await note_intents(connection, records)
+        except (DBAPIError, OverflowError, ValueError) as error:
+            if len(records) > 1:
+                half = len(records) // 2
+                await self._note(records[:half])
+                await self._note(records[half:])
+                return
+            _log.error(
+                "an intent cannot be written, and is left out of the audit",
+                key=records[0].key[:_SHOWN],
+                why=str(getattr(error, "orig", None) or error)[:_SHOWN],
+            )

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Final, Protocol
+
+#: The start of the year 1 and the last second of the year 9999: what a datetime holds.
+_FIRST_MS: Final = -62_135_596_800_000
+_LAST_MS: Final = 253_402_300_799_000
 
 
 class Clock(Protocol):
@@ -59,8 +63,9 @@ class VirtualClock:
 
 
 def to_datetime(instant_ms: int) -> datetime:
-    """Return an instant as an aware datetime in UTC."""
-    return datetime.fromtimestamp(instant_ms / 1000, tz=UTC)
+    """Return an instant as an aware datetime in UTC; what no date can name is the nearest one."""
+    # Instants come in messages: one that is far off must not keep others from being shown.
+    return datetime.fromtimestamp(min(max(instant_ms, _FIRST_MS), _LAST_MS) / 1000, tz=UTC)
 
 
 def from_datetime(instant: datetime) -> int:
