@@ -295,3 +295,10 @@ async def test_closing_is_finished_when_it_is_cancelled(database, caplog):
         await closing
     assert caplog.messages == []
     assert database.engine.pool.status().startswith("Pool size: 5  Connections in pool: 0")
+
+
+def test_who_only_looks_makes_no_file(tmp_path):
+    """A path that is mistyped is told, and nothing is made."""
+    with pytest.raises(ConfigurationError, match="there is no ledger"):
+        Database(f"sqlite:///{tmp_path / 'no' / 'ledger.db'}", create=False)
+    assert list(tmp_path.iterdir()) == []

@@ -7,11 +7,16 @@ import json
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from support.eventually import eventually
 from support.ledger import ledger, ledger_url, rig
+from taskyard.ledger.audit import audited, entries
 from taskyard.ledger.database import Database
+from taskyard.ledger.migrate import prepare
 from taskyard.ledger.restarting import restart
+from taskyard.ledger.schema import jobs
+from taskyard.shared.clock import VirtualClock
 from taskyard.shared.control import cancel_record
 
 __all__ = ["ledger", "ledger_url", "rig"]
@@ -227,3 +232,34 @@ async def test_the_audit(rig, ledger, command):
         assert [(each["done"], each["refused"]) for each in deletes] == [(1, 0), (0, 1)]
         _, only = await command("audit", "--action", "pause", "--subject", "default", "--json")
         assert [each["action"] for each in only] == ["pause"]
+
+
+async def test_what_cannot_be_read_stops_nobody_else(rig, ledger, command):
+    """A row of another version: it is named, and the others run."""
+    async with rig:
+        await rig.worker()
+        await ledger.coordinator()
+        good, odd = await rig.send(rig.note(), rig.note())
+        await ledger.until({"succeeded": 2})
+        database = Database(ledger.url)
+        async with database.begin() as connection:
+            spoilt = update(jobs).where(jobs.c.id == odd).values(envelope=b"nonsense")
+            await connection.execute(spoilt)
+        await database.close()
+        code, done = await command("jobs", "restart", good, odd, "--json")
+        assert (code, done["done"]) == (1, [good])
+        assert "cannot read" in done["refused"][odd]
+        await rig.noted(3)
+
+
+async def test_the_same_twice_in_one_millisecond(ledger_url):
+    """Two entries of one user about one subject at once are two entries."""
+    database = Database(ledger_url)
+    await prepare(database)
+    clock = VirtualClock()
+    for _ in range(2):
+        async with audited(database, clock, by="me", action="delete", subject="x" * 10_000):
+            pass
+    async with database.begin() as connection:
+        assert len(await entries(connection, limit=10)) == 2
+    await database.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -80,15 +81,17 @@ async def note_intents(connection: AsyncConnection, records: Iterable[ControlRec
     rows = [_of_intent(record) for record in records if record.op != GENESIS]
     if rows:
         dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-        statement: Any = dialect.insert(audit).on_conflict_do_nothing()
-        await connection.execute(statement, rows)
+        insert_new: Any = dialect.insert(audit).on_conflict_do_nothing(index_elements=["intent"])
+        await connection.execute(insert_new, rows)
 
 
 def _of_intent(record: ControlRecord) -> dict[str, object]:
     # `queue:shop:pause` and `job:7:cancel` name the action as well, which `op` says better.
     subject = record.key.rpartition(":")[0] or record.key
     details = {**(record.body or {}), **({"until": record.expires} if record.expires else {})}
+    identity = f"{record.at}\n{record.by}\n{record.op}\n{record.key}"
     return {
+        "intent": hashlib.sha256(identity.encode("utf-8", "replace")).hexdigest(),
         "at_ms": record.at,
         "by": clean(record.by),
         "action": clean(record.op),

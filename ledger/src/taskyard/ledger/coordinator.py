@@ -76,10 +76,16 @@ async def _live(settings: Settings, *, health: bool) -> None:
                 group.create_task(recorder.run(), name="recorder")
                 group.create_task(housekeeper.run(), name="housekeeper")
         except* ConfigurationError as errors:
-            raise errors.exceptions[0] from None
+            raise _first(errors) from None
         finally:
             if server is not None:
                 server.close()
+
+
+def _first(group: BaseExceptionGroup[ConfigurationError]) -> ConfigurationError:
+    """Return one of what several duties raised, however deep it is."""
+    found = group.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found
 
 
 @asynccontextmanager

@@ -47,17 +47,18 @@ class LedgerUnavailable(Unavailable):
 class Database:
     """An engine with its pool, opened by URL; `close` when done."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, create: bool = True) -> None:
         """Prepare it; nothing is connected yet.
 
         Args:
             url: `postgresql://user:password@host/name` or `sqlite:///path`.
+            create: make a file of SQLite, and its folder, where there is none.
 
         Raises:
             ConfigurationError: it is no such URL, or the driver is not installed.
 
         """
-        self._url = _read_url(url)
+        self._url = _read_url(url, create=create)
         self.is_postgresql = self._url.get_backend_name() == "postgresql"
         try:
             self.engine: AsyncEngine = create_async_engine(
@@ -128,7 +129,7 @@ class Database:
             raise
 
 
-def _read_url(text: str) -> URL:
+def _read_url(text: str, *, create: bool) -> URL:
     try:
         url = make_url(text)
     except (ArgumentError, ValueError) as error:  # the latter of a port that is no number
@@ -143,13 +144,23 @@ def _read_url(text: str) -> URL:
             f"TASKYARD_LEDGER_URL: the ledger lives in PostgreSQL or SQLite, not in {backend!r}"
         )
     if backend == "sqlite" and url.database and url.database != ":memory:":
-        try:
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigurationError(
-                f"TASKYARD_LEDGER_URL: the folder of {url.database} cannot be made: {error.strerror}"
-            ) from error
+        _check_file(Path(url.database), create=create)
     return url.set(drivername=driver)
+
+
+def _check_file(path: Path, *, create: bool) -> None:
+    if not create:
+        if not path.exists():
+            raise ConfigurationError(
+                f"TASKYARD_LEDGER_URL: there is no ledger at {path}: `taskyard coordinator` makes it"
+            )
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"TASKYARD_LEDGER_URL: the folder of {path} cannot be made: {error.strerror}"
+        ) from error
 
 
 def _as_it_is(text: str) -> str:

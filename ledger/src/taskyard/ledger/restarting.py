@@ -16,6 +16,7 @@ from taskyard.ledger.history import fold, unpack
 from taskyard.ledger.schema import jobs
 from taskyard.ledger.writing import merge
 from taskyard.shared.broker import PublishStatus
+from taskyard.shared.envelope import UNREADABLE
 from taskyard.shared.feed import FeedItem
 from taskyard.shared.states import FINAL, State
 from taskyard.shared.wire import RESTARTED
@@ -55,7 +56,12 @@ async def restart(
     rows = {row["id"]: row for row in (await connection.execute(statement)).mappings()}
     found = {job_id: _problem(rows.get(job_id)) for job_id in ids}
     now_ms = broker.now_ms()
-    copies = [_again(rows[job_id], now_ms) for job_id, problem in found.items() if not problem]
+    copies: list[Envelope] = []
+    for job_id in [job_id for job_id, problem in found.items() if not problem]:
+        try:
+            copies.append(_again(rows[job_id], now_ms))
+        except UNREADABLE as error:
+            found[job_id] = f"this version cannot read what was asked of it: {error}"
     receipts = await broker.publish(copies, deadline_s=deadline_s) if copies else []
     sent: list[FeedItem] = []
     for copy, receipt in zip(copies, receipts, strict=True):

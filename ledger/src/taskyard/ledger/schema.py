@@ -24,7 +24,6 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
-    UniqueConstraint,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -144,5 +143,5 @@ audit: Final = Table(
     Column("ended_ms", BigInteger, comment="none: it was begun, and nobody knows its end"),
     Column("result", Text, comment="done, or why not"),
     # What the control log tells is told more than once.
-    UniqueConstraint("at_ms", "by", "action", "subject"),
+    Column("intent", Text, unique=True, comment="which record of the control log it is: a digest"),
 )

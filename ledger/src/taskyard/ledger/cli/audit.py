@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from taskyard.broker_setup.cli.output import instant, print_json, print_table
-from taskyard.ledger.cli.options import JSON
+from taskyard.ledger.cli.options import JSON, MOST
 from taskyard.ledger.cli.session import run_with_ledger
 from taskyard.ledger.filters import parse_instant
 from taskyard.shared.clock import SystemClock
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--action", metavar="WORD", help="Of this kind: pause, cancel, restart, delete, …")
 @click.option("--by", metavar="USER", help="By this user.")
 @click.option("--since", metavar="WHEN", help="Not before this: a date, or how long ago.")
-@click.option("--limit", "-n", type=click.IntRange(min=1), default=100, help="At most so many.")
+@click.option("--limit", "-n", type=click.IntRange(1, MOST), default=100, help="At most so many.")
 @JSON
 def audit(
     *,

@@ -9,7 +9,7 @@ import msgspec
 
 from taskyard.broker_setup.cli.output import instant, print_json, print_table
 from taskyard.ledger.cli.documents import failures_document, history_document, job_document
-from taskyard.ledger.cli.options import JSON, filter_of, filter_options
+from taskyard.ledger.cli.options import JSON, MOST, filter_of, filter_options
 from taskyard.ledger.cli.session import run_with_ledger
 from taskyard.ledger.filters import parse_sort
 from taskyard.ledger.result import result_of
@@ -34,8 +34,8 @@ _LINE: Final = 60
 @click.option(
     "--sort", default="-created", metavar="NAME", help="By what; -NAME: the greatest first."
 )
-@click.option("--limit", "-n", type=click.IntRange(min=0), default=100, help="At most so many.")
-@click.option("--offset", type=click.IntRange(min=0), default=0, help="Pass over so many.")
+@click.option("--limit", "-n", type=click.IntRange(0, MOST), default=100, help="At most so many.")
+@click.option("--offset", type=click.IntRange(0, MOST), default=0, help="Pass over so many.")
 @click.option("--with-arguments", is_flag=True, help="Also show their arguments.")
 @click.option("--count", "only_count", is_flag=True, help="Say how many there are, and no more.")
 @JSON
@@ -106,7 +106,7 @@ def show(job_id: str, *, value: bool, as_json: bool) -> None:
 
 @click.command("failures")
 @filter_options
-@click.option("--limit", "-n", type=click.IntRange(min=1), default=100, help="At most so many.")
+@click.option("--limit", "-n", type=click.IntRange(1, MOST), default=100, help="At most so many.")
 @JSON
 def list_failures(*, limit: int, as_json: bool, **options: Any) -> None:
     """Count the jobs that failed or are parked by their cause, the most frequent first.

@@ -27,6 +27,9 @@ C = TypeVar("C", bound="Callable[..., Any]")
 
 JSON: Final = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
+#: More than any list is long, and what every database takes.
+MOST: Final = 2**31 - 1
+
 _OF_TIMES: Final = {
     "created": "first sent",
     "changed": "heard of last",

@@ -46,7 +46,7 @@ async def with_database(act: Callable[[Database], Awaitable[R]]) -> R:
             "TASKYARD_LEDGER_URL is not set; set it to the database that the coordinator keeps, "
             "for example to postgresql://user:password@host/name or sqlite:///.taskyard/ledger.db"
         )
-    database = Database(url.reveal())
+    database = Database(url.reveal(), create=False)
     try:
         async with database.begin() as connection:
             await check(connection, database)

@@ -201,8 +201,11 @@ def _make_audit() -> None:
             "ended_ms", sa.BigInteger(), comment="none: it was begun, and nobody knows its end"
         ),
         sa.Column("result", sa.Text(), comment="done, or why not"),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_audit")),
-        sa.UniqueConstraint(
-            "at_ms", "by", "action", "subject", name=op.f("uq_audit_at_ms_by_action_subject")
+        sa.Column(
+            "intent",
+            sa.Text(),
+            comment="which record of the control log it is: a digest",
         ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_audit")),
+        sa.UniqueConstraint("intent", name=op.f("uq_audit_intent")),
     )
