@@ -17,7 +17,7 @@ from taskyard.ledger.migrate import prepare
 from taskyard.ledger.restarting import restart
 from taskyard.ledger.schema import jobs
 from taskyard.shared.clock import VirtualClock
-from taskyard.shared.control import cancel_record
+from taskyard.shared.control import Intents, cancel_record
 
 __all__ = ["ledger", "ledger_url", "rig"]
 
@@ -102,7 +102,8 @@ async def test_a_cancelled_job_runs_again(rig, ledger, command):
     async with rig:
         await ledger.coordinator()
         job = rig.note()
-        await rig.intend(cancel_record(job.id, by="me", at_ms=rig.broker.now_ms()))
+        ahead_ms = rig.broker.now_ms() + 1000  # by a clock that is ahead
+        await rig.intend(cancel_record(job.id, by="me", at_ms=ahead_ms))
         await rig.send(job)
         first = await rig.worker()
         await ledger.until({"cancelled": 1})
@@ -166,9 +167,10 @@ async def test_a_restart_that_dies_after_the_publish(rig, ledger, command):
         database = Database(ledger.url)
         with pytest.raises(Dead):
             async with database.begin_writing() as connection:
-                assert await restart(rig.broker, connection, [job_id], deadline_s=10) == {
-                    job_id: ""
-                }
+                done = await restart(
+                    rig.broker, connection, [job_id], intents=Intents(), deadline_s=10
+                )
+                assert done == {job_id: ""}
                 raise Dead
         await database.close()
         await rig.noted(2)

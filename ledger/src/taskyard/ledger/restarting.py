@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from taskyard.shared.broker import Broker
+    from taskyard.shared.control import ControlRecord, Intents
     from taskyard.shared.envelope import Envelope
 
 #: Jobs of one transaction: they share a confirm.
@@ -40,7 +41,12 @@ _WHY_NOT: Final = {
 
 
 async def restart(
-    broker: Broker, connection: AsyncConnection, ids: Sequence[str], *, deadline_s: float
+    broker: Broker,
+    connection: AsyncConnection,
+    ids: Sequence[str],
+    *,
+    intents: Intents,
+    deadline_s: float,
 ) -> dict[str, str]:
     """Publish jobs again that are over; return for each id an empty text, or why it was not.
 
@@ -48,6 +54,7 @@ async def restart(
         broker: open.
         connection: in a transaction of `begin_writing`.
         ids: at most `BATCH`.
+        intents: operators', as they are now: earlier cancels of these jobs become void.
         deadline_s: for the publish.
 
     """
@@ -59,7 +66,7 @@ async def restart(
     copies: list[Envelope] = []
     for job_id in [job_id for job_id, problem in found.items() if not problem]:
         try:
-            copies.append(_again(rows[job_id], now_ms))
+            copies.append(_again(rows[job_id], now_ms, intents.cancel_of(job_id)))
         except UNREADABLE as error:
             found[job_id] = f"this version cannot read what was asked of it: {error}"
     receipts = await broker.publish(copies, deadline_s=deadline_s) if copies else []
@@ -87,9 +94,11 @@ def _problem(row: RowMapping | None) -> str:
     return ""
 
 
-def _again(row: RowMapping, now_ms: int) -> Envelope:
+def _again(row: RowMapping, now_ms: int, cancelled: ControlRecord | None) -> Envelope:
     """Return a job that is over as it is sent again: due now, to nobody who waits for a reply."""
     envelope = unpack(row["envelope"])
+    # Whoever cancelled it may have had a clock that is ahead of ours.
+    restarted_ms = now_ms if cancelled is None else max(now_ms, cancelled.at)
     expired = envelope.expires_ms is not None and envelope.expires_ms <= now_ms
     return msgspec.structs.replace(
         envelope,
@@ -101,5 +110,5 @@ def _again(row: RowMapping, now_ms: int) -> Envelope:
         expires_ms=None if expired else envelope.expires_ms,
         reply=(),
         parking=None,
-        extra={**(envelope.extra or {}), RESTARTED: now_ms},
+        extra={**(envelope.extra or {}), RESTARTED: restarted_ms},
     )

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from taskyard.broker_setup.cli.output import print_json
+from taskyard.broker_setup.intents import read_intents
 from taskyard.broker_setup.session import operator, run_with_broker
 from taskyard.ledger.cli.options import JSON, filter_of, filter_options
 from taskyard.ledger.cli.session import with_database
 from taskyard.ledger.filters import Filter
 from taskyard.shared.cli import NO
 from taskyard.shared.clock import SystemClock
+from taskyard.shared.control import Intents
 from taskyard.shared.settings import Settings
 from taskyard.shared.states import FINAL, State
 
@@ -58,13 +60,14 @@ def restart(job_ids: tuple[str, ...], *, dry_run: bool, as_json: bool, **options
         from taskyard.ledger.restarting import restart as restart_jobs
 
         deadline_s = Settings().publish_deadline
+        intents = await read_intents(broker) if broker.capabilities.control else Intents()
         return await with_database(
             lambda database: _do(
                 database,
                 "restart",
                 meant,
                 lambda connection, ids: restart_jobs(
-                    broker, connection, ids, deadline_s=deadline_s
+                    broker, connection, ids, intents=intents, deadline_s=deadline_s
                 ),
                 dry_run=dry_run,
             )
