@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from taskyard.ledger.history import fold
 from taskyard.ledger.writing import merge
 from taskyard.shared.errors import Unavailable
+from taskyard.shared.feed import FeedItem
 from taskyard.shared.logs import get_logger
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from taskyard.ledger.database import Database
     from taskyard.ledger.history import Batch
     from taskyard.shared.broker import Broker
-    from taskyard.shared.feed import FeedItem
     from taskyard.shared.metrics import Metrics
 
 _log = get_logger(__name__)
@@ -115,7 +115,12 @@ class Recorder:
             await merge(connection, batch)
 
     async def _without_the_bad(self, items: Sequence[FeedItem], error: Exception) -> None:
-        """Halve a batch until what is wrong with it is alone: it must not stop the feed."""
+        """Halve a batch until what is wrong with it is alone: it must not stop the feed.
+
+        An item may hold the records of hundreds of jobs: it is divided as well.
+        """
+        if len(items) == 1 and len(items[0].records) > 1:
+            items = [FeedItem(records=(record,)) for record in items[0].records]
         if len(items) > 1:
             half = len(items) // 2
             await self._record(items[:half])

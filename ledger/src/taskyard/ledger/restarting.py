@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from taskyard.shared.control import ControlRecord, Intents
     from taskyard.shared.envelope import Envelope
 
-#: Jobs of one transaction: they share a confirm.
-BATCH: Final = 100
-
 _WHY_NOT: Final = {
     State.PARKED: "it is parked: `taskyard parked release` lets it go on",
     State.SUSPENDED: "it is suspended: resume it",
@@ -53,7 +50,7 @@ async def restart(
     Args:
         broker: open.
         connection: in a transaction of `begin_writing`.
-        ids: at most `BATCH`.
+        ids: few enough for one confirm and one transaction.
         intents: operators', as they are now: earlier cancels of these jobs become void.
         deadline_s: for the publish.
 

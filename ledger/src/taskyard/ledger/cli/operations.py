@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     #: Does something to some jobs: for each id an empty text, or why not.
     Act = Callable[[AsyncConnection, Sequence[str]], Awaitable[dict[str, str]]]
 
-#: Jobs of one transaction.
+#: Jobs of one transaction: where they are published again they share a confirm.
 _BATCH: Final = 100
 #: Ids that are named where many are meant.
 _SHOWN: Final = 10
