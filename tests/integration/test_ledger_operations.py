@@ -197,6 +197,9 @@ async def test_delete_and_keep(rig, ledger, command):
         assert (code, done["done"]) == (1, [failed[0]])
         assert "not over" in done["refused"][parked]
         assert (await command("jobs", "keep", fine, "nosuch"))[0] == 1
+        assert (await command("jobs", "delete", fine))[0] == 1
+        assert (await command("jobs", "keep", fine, "--off"))[0] == 0
+        assert (await command("jobs", "delete", fine))[0] == 0
 
 
 async def test_the_audit(rig, ledger, command):
