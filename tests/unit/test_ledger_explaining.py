@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from taskyard.ledger.explaining import Facts, explain
-from taskyard.ledger.history import Run
 from taskyard.ledger.lookup import Counters, History
 from taskyard.ledger.reading import JobRow
+from taskyard.ledger.rows import Run
 from taskyard.shared.broker import QueueStats
 from taskyard.shared.control import cancel_record, pause_record
 

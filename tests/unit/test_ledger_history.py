@@ -12,19 +12,9 @@ from hypothesis import given, settings
 
 from support.lives import Life, lives, tellings
 from taskyard.ledger.database import Database
-from taskyard.ledger.history import (
-    Batch,
-    Job,
-    Run,
-    facets_of,
-    fold,
-    job_of_record,
-    merge_jobs,
-    merge_runs,
-    rank_of,
-    run_of,
-    unpack,
-)
+from taskyard.ledger.facets import facets_of
+from taskyard.ledger.history import fold, job_of_record, rank_of, run_of, unpack
+from taskyard.ledger.rows import Batch, Job, Run, merge_jobs, merge_runs
 from taskyard.ledger.schema import jobs, metadata, runs
 from taskyard.ledger.writing import merge
 from taskyard.shared.envelope import Envelope

@@ -10,8 +10,8 @@ import msgspec
 from sqlalchemy import insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from taskyard.ledger.history import clean
 from taskyard.ledger.schema import audit
+from taskyard.ledger.texts import clean
 from taskyard.shared.control import GENESIS
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal, cast, get_args
 
 import msgspec
 
-from taskyard.ledger.history import clean
+from taskyard.ledger.texts import clean
 from taskyard.shared.clock import from_datetime
 from taskyard.shared.duration import parse_duration
 from taskyard.shared.envelope import UNREADABLE

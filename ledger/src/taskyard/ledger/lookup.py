@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from sqlalchemy import func, select
 
-from taskyard.ledger.history import Run
 from taskyard.ledger.reading import JobRow, envelope_of, job_row
+from taskyard.ledger.rows import Run
 from taskyard.ledger.schema import jobs, runs
 from taskyard.shared.decide import TimedOut
 from taskyard.shared.states import FailureKind

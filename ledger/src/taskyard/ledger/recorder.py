@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from taskyard.ledger.database import Database
-    from taskyard.ledger.history import Batch
+    from taskyard.ledger.rows import Batch
     from taskyard.shared.broker import Broker
     from taskyard.shared.metrics import Metrics
 

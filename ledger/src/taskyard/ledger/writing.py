@@ -8,14 +8,14 @@ import msgspec
 from sqlalchemy import and_, case, or_
 from sqlalchemy.dialects import postgresql, sqlite
 
-from taskyard.ledger.history import Request, Run, Standing
+from taskyard.ledger.rows import Request, Run, Standing
 from taskyard.ledger.schema import jobs, runs
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from taskyard.ledger.history import Batch, Job
+    from taskyard.ledger.rows import Batch, Job
 
 _REQUEST: Final = Request.__struct_fields__
 _STANDING: Final = Standing.__struct_fields__

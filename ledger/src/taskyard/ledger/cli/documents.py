@@ -10,9 +10,9 @@ from taskyard.shared.clock import to_datetime
 
 if TYPE_CHECKING:
     from taskyard.ledger.failures import Failures
-    from taskyard.ledger.history import Run
     from taskyard.ledger.lookup import History
     from taskyard.ledger.reading import JobRow
+    from taskyard.ledger.rows import Run
     from taskyard.ledger.statistics import Mean, Numbers
 
 _DURATIONS: Final = frozenset({"ttr_ms", "wait_ms", "run_ms"})

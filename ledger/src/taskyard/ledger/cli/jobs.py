@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from taskyard.ledger.failures import Failures
     from taskyard.ledger.filters import Filter
-    from taskyard.ledger.history import Run
     from taskyard.ledger.lookup import History
     from taskyard.ledger.reading import Count, JobRow
+    from taskyard.ledger.rows import Run
 
 #: How much of an error's text a line of a list has room for.
 _LINE: Final = 60
