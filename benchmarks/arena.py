@@ -63,16 +63,22 @@ class Worker:
     def wait(self, number: int) -> Effort:
         """Wait until it has run so many jobs in all."""
         until = time.monotonic() + PATIENCE_S
+        before_s = self.cpu_s()
         while (reading := Reading(self._folder)).count < number:
-            if self._began is None and reading.count:
-                self._began = (reading.count, self.cpu_s())
+            if not reading.count:
+                before_s = self.cpu_s()
+            elif self._began is None:
+                # A worker that was seen late may have done nearly all: then what it had used when
+                # it had done nothing yet is the better beginning.
+                late = reading.count > number / 2
+                self._began = (0, before_s) if late else (reading.count, self.cpu_s())
             if time.monotonic() > until or not self._program.is_running:
                 raise Stalled(
                     f"{' '.join(self._program.argv)}: {reading.count} of {number} jobs\n"
                     f"{self._program.output[-3000:]}"
                 )
             time.sleep(_POLL_S)
-        done, cpu_s = self._began or (0, 0.0)
+        done, cpu_s = self._began or (0, before_s)
         cost = (self.cpu_s() - cpu_s) / max(reading.count - done, 1) * 100_000
         return Effort(reading.rate, cost, self.pss_mib, tuple(reading.latencies_s))
 
