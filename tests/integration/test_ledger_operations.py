@@ -17,7 +17,8 @@ from taskyard.ledger.migrate import prepare
 from taskyard.ledger.restarting import restart
 from taskyard.ledger.schema import jobs
 from taskyard.shared.clock import VirtualClock
-from taskyard.shared.control import Intents, cancel_record
+from taskyard.shared.control import cancel_record
+from taskyard.shared.intents import Intents
 
 __all__ = ["ledger", "ledger_url", "rig"]
 

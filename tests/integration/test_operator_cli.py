@@ -19,8 +19,8 @@ from support.ports import free_port
 from support.rabbitmq import Server
 from taskyard.shared.broker import Broker, BrokerOptions
 from taskyard.shared.brokers import connect
-from taskyard.shared.control import Intents
 from taskyard.shared.envelope import Envelope
+from taskyard.shared.intents import Intents
 
 DECLARATIONS = """
 from taskyard.shared import Queue

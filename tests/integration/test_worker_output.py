@@ -233,7 +233,7 @@ async def test_what_becomes_of_others_is_not_its_output(tmp_path, caplog):
         calls, waits = await bench.send(calls_and_waits.job(), is_called.job())
         await eventually(lambda: not lane.idle and lane.taken == 2)
         await bench.intend(cancel_record(waits, by="me", at_ms=bench.broker.now_ms()))
-        await eventually(lambda: lane._intents.cancels)
+        await eventually(lambda: lane._intents.about_jobs)
         await meeting[-1].wait()
         assert await output_of(bench, calls) == "it calls\n"
         assert "job cancelled" in caplog.text

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from taskyard.shared.control import Intents, cancel_record, decode_records
+from taskyard.shared.control import cancel_record, decode_records
 from taskyard.shared.envelope import Envelope
+from taskyard.shared.intents import Intents
 from taskyard.shared.wire import RESTARTED
 
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from taskyard.shared.control import (
     ALL_QUEUES,
     GENESIS,
-    Intents,
     cancel_record,
     pause_record,
     resume_record,
 )
 from taskyard.shared.errors import NotFound
+from taskyard.shared.intents import Intents
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

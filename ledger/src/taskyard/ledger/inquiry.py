@@ -13,9 +13,9 @@ from taskyard.ledger.history import unpack
 from taskyard.ledger.reading import EXACT, Count
 from taskyard.ledger.schema import jobs
 from taskyard.shared.broker import QueueStats
-from taskyard.shared.control import Intents
 from taskyard.shared.envelope import Envelope
 from taskyard.shared.errors import NotFound
+from taskyard.shared.intents import Intents
 from taskyard.shared.states import FINAL, State
 
 if TYPE_CHECKING:

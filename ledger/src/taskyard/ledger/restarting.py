@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from taskyard.shared.broker import Broker
-    from taskyard.shared.control import ControlRecord, Intents
+    from taskyard.shared.control import ControlRecord
     from taskyard.shared.envelope import Envelope
+    from taskyard.shared.intents import Intents
 
 _WHY_NOT: Final = {
     State.PARKED: "it is parked: `taskyard parked release` lets it go on",

@@ -6,8 +6,9 @@ import asyncio
 import random
 from typing import TYPE_CHECKING, Final
 
-from taskyard.shared.control import GENESIS, ControlUnavailable, Intents
+from taskyard.shared.control import GENESIS, ControlUnavailable
 from taskyard.shared.errors import Unavailable
+from taskyard.shared.intents import Intents
 from taskyard.shared.logs import get_logger
 
 if TYPE_CHECKING:

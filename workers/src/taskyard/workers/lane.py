@@ -249,7 +249,7 @@ class Lane:
 
     def _admit_again(self, delivery: Delivery, run: Run, now_ms: int) -> Admission:
         """Say whether what was to run still is: it may have expired, or been cancelled."""
-        if delivery.envelope.expires_ms is None and not self._intents.cancels:
+        if delivery.envelope.expires_ms is None and not self._intents.about_jobs:
             return run
         return self._admit(delivery, now_ms)
 

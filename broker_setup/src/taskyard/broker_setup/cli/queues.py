@@ -11,9 +11,10 @@ from taskyard.broker_setup.cli.output import age, instant, print_json, print_tab
 from taskyard.broker_setup.session import operator, run_with_broker
 from taskyard.shared.catalogue import load_queues
 from taskyard.shared.cli import NO
-from taskyard.shared.control import ALL_QUEUES, ControlUnavailable, Intents
+from taskyard.shared.control import ALL_QUEUES, ControlUnavailable
 from taskyard.shared.duration import parse_duration
 from taskyard.shared.errors import ConfigurationError
+from taskyard.shared.intents import Intents
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

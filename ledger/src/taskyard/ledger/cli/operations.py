@@ -15,7 +15,7 @@ from taskyard.ledger.cli.session import with_database
 from taskyard.ledger.filters import Filter
 from taskyard.shared.cli import NO
 from taskyard.shared.clock import SystemClock
-from taskyard.shared.control import Intents
+from taskyard.shared.intents import Intents
 from taskyard.shared.settings import Settings
 from taskyard.shared.states import FINAL, State
 

@@ -1,0 +1,218 @@
+"""Changes of jobs that have not started: what is asked, and which publish of a job counts since.
+
+A change is an intent in the control log, which says the generation that the job is going to have. A
+coordinator carries it out: it publishes the job anew, in that generation, and writes `changed`, or
+`unchanged` where it cannot. The message from before stays where it is, in a queue or on the ladder;
+whoever gets it gives it up unrun. Until the change is carried out nobody runs the job: a message
+that comes in between is sent back to wait.
+
+A worker that had started the job before it read of the change says so (`started`). Then the job runs
+as it was: the change is void, and so is what may have been published for it.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import msgspec
+
+from taskyard.shared.control import ControlRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from taskyard.shared.envelope import Envelope
+
+B = TypeVar("B", bound=msgspec.Struct)
+
+#: The least that the records of a change are kept: longer than any retry or delay in use.
+KEPT_MS: Final = 90 * 86_400_000
+#: How long an answer is kept for whoever asked.
+ANSWER_KEPT_MS: Final = 3_600_000
+
+
+class Standing(Enum):
+    """Whether a publish of a job is the one that counts."""
+
+    CURRENT = "current"
+    """It is: no change is known that it would be older than."""
+    UNDECIDED = "undecided"
+    """A change is asked for that nobody has carried out yet: it must neither run nor be lost."""
+    SUPERSEDED = "superseded"
+    """Another publish counts; this one is given up."""
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is to be different; what is not named stays as it is.
+
+    Attributes:
+        priority: from 0 to 9.
+        due_ms: when the job is due, in milliseconds since the epoch; 0 is at once.
+        arguments: the whole of them.
+        suspend: put the job aside until it is resumed (False: resume it).
+
+    """
+
+    priority: int | None = None
+    due_ms: int | None = None
+    arguments: dict[str, Any] | None = None
+    suspend: bool | None = None
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The body of a change's record.
+
+    Attributes:
+        generation: that the job has from then on; publishes of lower ones are older.
+        attempt: at which the job was when it was asked for.
+        token: names the asking, so that its answer is known.
+        change: what is to be different; None once that is published.
+
+    """
+
+    generation: int
+    attempt: int
+    token: str
+    change: Change | None = None
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of `started`: a worker was running the job when it read of its change.
+
+    Attributes:
+        of: the token of the change.
+        worker: `host:pid`.
+
+    """
+
+    of: str
+    worker: str = ""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of something that was asked for.
+
+    Attributes:
+        of: the token of the asking.
+        done: whether it was done as asked.
+        text: why not, or what happened instead, in words.
+
+    """
+
+    of: str
+    done: bool
+    text: str = ""
+
+
+class ChangeState(msgspec.Struct, frozen=True, kw_only=True):
+    """A change as the control log knows it.
+
+    Attributes:
+        asked: the body of its record.
+        published: it is carried out.
+        void: a worker had started the job before it read of the change.
+
+    """
+
+    asked: Asked
+    published: bool
+    void: bool
+
+    @classmethod
+    def of(cls, record: ControlRecord, started: ControlRecord | None) -> ChangeState | None:
+        """Read a change's record, and what a worker said of it; None where it is not readable."""
+        asked = _read(record, Asked)
+        if asked is None:
+            return None
+        start = None if started is None else _read(started, Start)
+        void = start is not None and start.of == asked.token
+        return cls(asked=asked, published=record.op == "changed", void=void)
+
+    def is_older(self, envelope: Envelope) -> bool:
+        """Tell whether a publish of the job is from before this change."""
+        return envelope.generation < self.asked.generation
+
+
+def standing_of(change: ChangeState, envelope: Envelope) -> Standing:
+    """Return whether a publish of the job counts, after a change of it."""
+    generation = change.asked.generation
+    if envelope.generation > generation:
+        return Standing.CURRENT
+    if envelope.generation == generation:
+        return Standing.SUPERSEDED if change.void else Standing.CURRENT
+    if change.void:
+        return Standing.CURRENT
+    return Standing.SUPERSEDED if change.published else Standing.UNDECIDED
+
+
+# ---------------------------------------------------------------- records
+
+
+def change_record(job_id: str, asked: Asked, *, by: str, at_ms: int) -> ControlRecord:
+    """Return the intent to change a job."""
+    return _record(job_id, "change", "change", asked, by=by, at_ms=at_ms, kept_ms=KEPT_MS)
+
+
+def changed_record(
+    job_id: str, asked: Asked, *, by: str, at_ms: int, until_ms: int
+) -> ControlRecord:
+    """Return that a change is carried out; publishes from before are given up until an instant."""
+    done = msgspec.structs.replace(asked, change=None)
+    kept_ms = max(until_ms - at_ms, KEPT_MS)
+    return _record(job_id, "change", "changed", done, by=by, at_ms=at_ms, kept_ms=kept_ms)
+
+
+def unchanged_record(job_id: str, *, by: str, at_ms: int) -> ControlRecord:
+    """Return that a change is withdrawn: the job stays as it is."""
+    return ControlRecord(key=f"job:{job_id}:change", op="unchanged", by=by, at=at_ms)
+
+
+def start_record(job_id: str, start: Start, *, at_ms: int) -> ControlRecord:
+    """Return that a worker had started a job before it read that it is to be changed."""
+    return _record(
+        job_id, "started", "started", start, by=start.worker, at_ms=at_ms, kept_ms=KEPT_MS
+    )
+
+
+def answer_record(job_id: str, answer: Answer, *, by: str, at_ms: int) -> ControlRecord:
+    """Return what became of something that was asked for."""
+    return _record(job_id, "answer", "answer", answer, by=by, at_ms=at_ms, kept_ms=ANSWER_KEPT_MS)
+
+
+def answer_of(record: ControlRecord) -> Answer | None:
+    """Return the answer that a record holds; None if it is none."""
+    return _read(record, Answer) if record.op == "answer" else None
+
+
+def asked_of(record: ControlRecord) -> Asked | None:
+    """Return what the record of a change asks for; None if it cannot be read."""
+    return _read(record, Asked)
+
+
+def _record(
+    job_id: str,
+    aspect: str,
+    op: str,
+    body: msgspec.Struct,
+    *,
+    by: str,
+    at_ms: int,
+    kept_ms: int,
+) -> ControlRecord:
+    builtins: Mapping[str, object] = msgspec.to_builtins(body)
+    return ControlRecord(
+        key=f"job:{job_id}:{aspect}",
+        op=op,
+        by=by,
+        at=at_ms,
+        expires=at_ms + kept_ms,
+        body=dict(builtins),
+    )
+
+
+def _read(record: ControlRecord, type_: type[B]) -> B | None:
+    try:
+        return msgspec.convert(record.body, type_)
+    except msgspec.ValidationError:
+        return None

@@ -1,0 +1,142 @@
+"""What the records of the control log add up to.
+
+The log is ordered, and the last record of a key wins. Every worker reads all of it before its first
+job, so what records mean is decided here, purely, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from taskyard.shared.changes import ChangeState, Standing, standing_of
+from taskyard.shared.control import ALL_QUEUES
+from taskyard.shared.wire import RESTARTED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from taskyard.shared.control import ControlRecord
+    from taskyard.shared.envelope import Envelope
+
+    #: The records of one kind, by what they are about.
+    Table = dict[str, ControlRecord]
+
+_PAUSE: Final = "queue:pause"
+_CANCEL: Final = "job:cancel"
+_CHANGE: Final = "job:change"
+_STARTED: Final = "job:started"
+
+#: The kinds that are looked up, and the operations of each that mean something: after any other the
+#: key is as if it had never been written.
+_MEANT: Final[Mapping[str, frozenset[str]]] = {
+    _PAUSE: frozenset({"pause"}),
+    _CANCEL: frozenset({"cancel"}),
+    _CHANGE: frozenset({"change", "changed"}),
+    _STARTED: frozenset({"started"}),
+}
+
+
+class Intents:
+    """What a sequence of control records adds up to. Owned by one task; read by any."""
+
+    __slots__ = ("_cancelled", "_changed", "_others", "_paused", "_started", "_tables")
+
+    def __init__(self) -> None:
+        """Start with no intents."""
+        self._others: Table = {}
+        self._tables: dict[str, Table] = {kind: {} for kind in _MEANT}
+        self._paused = self._tables[_PAUSE]
+        self._cancelled = self._tables[_CANCEL]
+        self._changed = self._tables[_CHANGE]
+        self._started = self._tables[_STARTED]
+
+    def apply(self, records: Iterable[ControlRecord]) -> None:
+        """Take in records in the order of the log."""
+        for record in records:
+            kind, subject = kind_and_subject(record.key)
+            table = self._tables.get(kind)
+            if table is None:
+                self._others[record.key] = record
+            elif record.op in _MEANT[kind]:
+                table[subject] = record
+            else:
+                table.pop(subject, None)
+
+    # ------------------------------------------------------------ queues
+
+    def pause_of(self, queue: str, now_ms: int) -> ControlRecord | None:
+        """Return the record that pauses `queue` at `now_ms`, if one does."""
+        for name in (queue, ALL_QUEUES):
+            record = self._paused.get(name)
+            if record is not None and _lives(record, now_ms):
+                return record
+        return None
+
+    def paused(self, now_ms: int) -> dict[str, ControlRecord]:
+        """Return the pauses in force at `now_ms`, by queue."""
+        return {queue: r for queue, r in self._paused.items() if _lives(r, now_ms)}
+
+    # ------------------------------------------------------------ jobs
+
+    @property
+    def about_jobs(self) -> bool:
+        """Whether any job is to be cancelled or was changed."""
+        return bool(self._cancelled) or bool(self._changed)
+
+    def cancel_of(self, job_id: str) -> ControlRecord | None:
+        """Return the record that cancels a job, if one does."""
+        return self._cancelled.get(job_id) if self._cancelled else None
+
+    def cancel_for(self, envelope: Envelope) -> ControlRecord | None:
+        """Return the record that cancels this publish of a job: none from before its restart."""
+        if not self._cancelled:
+            return None
+        record = self._cancelled.get(envelope.id)
+        if record is None:
+            return None
+        restarted_ms = (envelope.extra or {}).get(RESTARTED)
+        void = isinstance(restarted_ms, int) and restarted_ms >= record.at
+        return None if void else record
+
+    def change_of(self, job_id: str) -> ChangeState | None:
+        """Return the last change of a job that was asked for and not withdrawn, if there is one."""
+        record = self._changed.get(job_id)
+        return None if record is None else ChangeState.of(record, self._started.get(job_id))
+
+    def standing_of(self, envelope: Envelope) -> Standing:
+        """Return whether this publish of a job is the one that counts."""
+        if not self._changed:
+            return Standing.CURRENT
+        change = self.change_of(envelope.id)
+        return Standing.CURRENT if change is None else standing_of(change, envelope)
+
+    def open_changes(self) -> Iterator[tuple[str, ControlRecord]]:
+        """Yield the changes that were asked for and have no answer yet, by the job's id."""
+        return ((job_id, r) for job_id, r in self._changed.items() if r.op == "change")
+
+    # ------------------------------------------------------------ the log
+
+    def live(self, now_ms: int) -> list[ControlRecord]:
+        """Return the records that still mean something, for compaction."""
+        return [r for table in self._every() for r in table.values() if _lives(r, now_ms)]
+
+    def prune(self, now_ms: int) -> None:
+        """Forget what has expired."""
+        for table in self._every():
+            for subject in [s for s, r in table.items() if not _lives(r, now_ms)]:
+                del table[subject]
+
+    def _every(self) -> Iterator[Table]:
+        yield self._others
+        yield from self._tables.values()
+
+
+def kind_and_subject(key: str) -> tuple[str, str]:
+    """Return of `queue:shop:pause` the kind `queue:pause` and the subject `shop`."""
+    noun, _, rest = key.partition(":")
+    subject, _, aspect = rest.rpartition(":")
+    return f"{noun}:{aspect}", subject
+
+
+def _lives(record: ControlRecord, now_ms: int) -> bool:
+    return record.expires is None or record.expires > now_ms
