@@ -154,6 +154,9 @@ class ToyBroker(Partial):
         lanes[job.queue].append(Kept(job, lanes[job.queue]))
         return Receipt(PublishStatus.CONFIRMED, job.message_id)
 
+    async def park(self, jobs: Sequence[Envelope], *, deadline_s: float) -> list[Receipt]:
+        return [self._keep(job, self.server.lots) for job in jobs]
+
     async def consume(self, queue: str, *, credit: int, ttr_s: float = 0.0) -> Holder:
         return self._hold(self.server.jobs, queue, credit)
 

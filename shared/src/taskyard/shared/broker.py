@@ -542,6 +542,13 @@ class Broker(Protocol):
         """
         ...
 
+    async def park(self, jobs: Sequence[Envelope], *, deadline_s: float) -> list[Receipt]:
+        """Put jobs (with `parking`) straight into their queues' parking lots; see `publish`.
+
+        The feed is not told: a parking lot holds what somebody has already said to be set aside.
+        """
+        ...
+
     async def consume(self, queue: str, *, credit: int, ttr_s: float = 0.0) -> Consumer:
         """Open a flow of at most `credit` unsettled deliveries; `ttr_s` is the longest attempt.
 

@@ -82,11 +82,13 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         of: the token of the change.
+        attempt: that was running.
         worker: `host:pid`.
 
     """
 
     of: str
+    attempt: int = 1
     worker: str = ""
 
 

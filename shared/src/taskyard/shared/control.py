@@ -99,13 +99,37 @@ def resume_record(queue: str, *, by: str, at_ms: int) -> ControlRecord:
 
 
 def cancel_record(
-    job_id: str, *, by: str, at_ms: int, abort: bool = False, until_ms: int | None = None
+    job_id: str,
+    *,
+    by: str,
+    at_ms: int,
+    abort: bool = False,
+    until_ms: int | None = None,
+    token: str = "",
 ) -> ControlRecord:
-    """Return the intent that a job starts no further attempt; `abort` also ends a running one."""
-    body: dict[str, object] | None = {"abort": True} if abort else None
+    """Return the intent that a job starts no further attempt; `abort` also ends a running one.
+
+    With a `token` whoever can tell answers what became of it.
+    """
+    body: dict[str, object] = {}
+    if abort:
+        body["abort"] = True
+    if token:
+        body["token"] = token
     return ControlRecord(
-        key=f"job:{job_id}:cancel", op="cancel", by=by, at=at_ms, expires=until_ms, body=body
+        key=f"job:{job_id}:cancel",
+        op="cancel",
+        by=by,
+        at=at_ms,
+        expires=until_ms,
+        body=body or None,
     )
+
+
+def token_of(record: ControlRecord) -> str:
+    """Return what names a cancel in its answer; empty where nobody waits for one."""
+    token = (record.body or {}).get("token")
+    return token if isinstance(token, str) else ""
 
 
 def uncancel_record(job_id: str, *, by: str, at_ms: int) -> ControlRecord:

@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     #: The records of one kind, by what they are about.
     Table = dict[str, ControlRecord]
 
-_PAUSE: Final = "queue:pause"
-_CANCEL: Final = "job:cancel"
-_CHANGE: Final = "job:change"
-_STARTED: Final = "job:started"
+PAUSE: Final = "queue:pause"
+CANCEL: Final = "job:cancel"
+CHANGE: Final = "job:change"
+STARTED: Final = "job:started"
 
 #: The kinds that are looked up, and the operations of each that mean something: after any other the
 #: key is as if it had never been written.
 _MEANT: Final[Mapping[str, frozenset[str]]] = {
-    _PAUSE: frozenset({"pause"}),
-    _CANCEL: frozenset({"cancel"}),
-    _CHANGE: frozenset({"change", "changed"}),
-    _STARTED: frozenset({"started"}),
+    PAUSE: frozenset({"pause"}),
+    CANCEL: frozenset({"cancel"}),
+    CHANGE: frozenset({"change", "changed"}),
+    STARTED: frozenset({"started"}),
 }
 
 
@@ -45,10 +45,10 @@ class Intents:
         """Start with no intents."""
         self._others: Table = {}
         self._tables: dict[str, Table] = {kind: {} for kind in _MEANT}
-        self._paused = self._tables[_PAUSE]
-        self._cancelled = self._tables[_CANCEL]
-        self._changed = self._tables[_CHANGE]
-        self._started = self._tables[_STARTED]
+        self._paused = self._tables[PAUSE]
+        self._cancelled = self._tables[CANCEL]
+        self._changed = self._tables[CHANGE]
+        self._started = self._tables[STARTED]
 
     def apply(self, records: Iterable[ControlRecord]) -> None:
         """Take in records in the order of the log."""

@@ -136,6 +136,12 @@ TABLE: Final[tuple[Definition, ...]] = (
     Definition("resident_bytes", "gauge", "Memory that the worker holds."),
     Definition("process_restarts", "counter", "Worker processes started again, by why.", ("why",)),
     Definition(
+        "superseded",
+        "counter",
+        "Messages given up unrun: their job was changed, and another counts.",
+        ("queue",),
+    ),
+    Definition(
         "deliveries_lost", "counter", "Deliveries that died with their connection.", ("queue",)
     ),
 )

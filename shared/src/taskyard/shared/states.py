@@ -51,6 +51,7 @@ class ParkReason(StrEnum):
     UNDECRYPTABLE = "undecryptable"
     EXPIRED = "expired"
     UNROUTABLE = "unroutable"
+    SUSPENDED = "suspended"
 
 
 class IllegalTransition(TaskyardError):
@@ -100,4 +101,5 @@ DISCARD_KIND: Final[dict[ParkReason, FailureKind]] = {
     ParkReason.UNDECRYPTABLE: FailureKind.DISCARDED,
     ParkReason.EXPIRED: FailureKind.TIMEOUT,
     ParkReason.UNROUTABLE: FailureKind.ERROR,
+    ParkReason.SUSPENDED: FailureKind.DISCARDED,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from taskyard.shared.changes import Standing
 from taskyard.shared.decide import ttr_s_of
 from taskyard.shared.keyring import NO_KEYS, VARIABLE
 from taskyard.shared.states import ParkReason
@@ -64,7 +65,17 @@ class Cancel:
     by: str
 
 
-Admission = Run | Recount | Mint | Requeue | Park | Cancel
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Give it up unrun: another publish of the job counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Defer:
+    """Publish it again, due a little later: the job is about to be changed."""
+
+
+Admission = Run | Recount | Mint | Requeue | Park | Cancel | Drop | Defer
 
 #: The delivery of one attempt from which on it is a suspect: two workers have died with it.
 SUSPECT_FROM: Final = 3
@@ -73,6 +84,8 @@ RUN: Final = Run()
 RECOUNT: Final = Recount()
 MINT: Final = Mint()
 REQUEUE: Final = Requeue()
+DROP: Final = Drop()
+DEFER: Final = Defer()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +115,7 @@ def admit(
     now_ms: int,
     losses: int = 0,
     cancelled: ControlRecord | None = None,
+    standing: Standing = Standing.CURRENT,
 ) -> Admission:
     """Decide what happens to a delivery.
 
@@ -112,11 +126,12 @@ def admit(
         losses: how often this process lost the connection while it held this very publish; those
             redeliveries are nobody's fault.
         cancelled: the operator's intent to cancel the job, if there is one.
+        standing: whether this publish counts, after the changes of the job that were asked for.
 
     """
     envelope = delivery.envelope
-    if delivery.defect is not None or cancelled is not None:
-        return _set_aside(delivery, cancelled)
+    if delivery.defect is not None or cancelled is not None or standing is not Standing.CURRENT:
+        return _set_aside(delivery, cancelled, standing)
     handler = rules.handlers.get(envelope.task)
     if handler is None:
         return Park(ParkReason.UNKNOWN_TASK, _unknown(envelope, rules))
@@ -133,10 +148,14 @@ def admit(
     return RUN
 
 
-def _set_aside(delivery: Delivery, cancelled: ControlRecord | None) -> Admission:
-    if delivery.defect is None and cancelled is not None:
-        return Cancel(cancelled.by)
-    return Park(ParkReason.INVALID, delivery.defect or "")
+def _set_aside(
+    delivery: Delivery, cancelled: ControlRecord | None, standing: Standing
+) -> Admission:
+    if delivery.defect is not None:
+        return Park(ParkReason.INVALID, delivery.defect)
+    if standing is Standing.SUPERSEDED:
+        return DROP  # the publish that counts is the one that is cancelled
+    return DEFER if cancelled is None else Cancel(cancelled.by)
 
 
 def _keyless(envelope: Envelope, rules: Rules) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from taskyard.shared.outcomes import Cancelled, HandedBack, Outcome, Parked, Retried, Succeeded
-from taskyard.workers.admit import Mint, Recount, Rules, Run, admit
+from taskyard.workers.admit import DROP, Mint, Recount, Rules, Run, admit
 from taskyard.workers.attempt import Attempt, Stop
 from taskyard.workers.calls import Calls
 from taskyard.workers.execute import Executor
@@ -27,7 +27,12 @@ from taskyard.workers.lifespan import Lifespan, LifespanFailed
 from taskyard.workers.meters import LaneMeters
 from taskyard.workers.recall import key_of
 from taskyard.workers.refuse import outcome_of, refuse
-from taskyard.workers.report import report_end, report_refusal, report_success
+from taskyard.workers.report import (
+    report_end,
+    report_refusal,
+    report_success,
+    report_superseded,
+)
 from taskyard.workers.settle import Run as Facts, settle
 from taskyard.workers.slots import Slots
 
@@ -238,13 +243,16 @@ class Lane:
             self._give_back_waiting()
 
     def _admit(self, delivery: Delivery, now_ms: int) -> Admission:
-        recall = self._machinery.recall
+        losses = self._machinery.recall.losses(delivery) if delivery.redelivered else 0
+        if not self._intents.about_jobs:
+            return admit(delivery, self._rules, now_ms=now_ms, losses=losses)
         return admit(
             delivery,
             self._rules,
             now_ms=now_ms,
-            losses=recall.losses(delivery) if delivery.redelivered else 0,
+            losses=losses,
             cancelled=self._intents.cancel_for(delivery.envelope),
+            standing=self._intents.standing_of(delivery.envelope),
         )
 
     def _admit_again(self, delivery: Delivery, run: Run, now_ms: int) -> Admission:
@@ -359,6 +367,9 @@ class Lane:
         if outcome is not None:
             self._meters.refused(self.handlers.get(envelope.task), outcome)
             report_refusal(envelope, outcome)
+        elif admission is DROP:
+            self._meters.superseded()
+            report_superseded(envelope)
         charged = admission.charged if isinstance(admission, Run) else 0
         if charged:
             envelope = msgspec.structs.replace(envelope, deliveries=envelope.deliveries + charged)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class LaneMeters:
     """The numbers of one queue in this process."""
 
-    __slots__ = ("_lost", "_total_s", "_unknown", "_wait_s")
+    __slots__ = ("_lost", "_superseded", "_total_s", "_unknown", "_wait_s")
 
     def __init__(self, metrics: Metrics, queue: str) -> None:
         """Look the cells of `queue` up."""
@@ -23,6 +23,7 @@ class LaneMeters:
         self._total_s = metrics.histogram("job_total_seconds", queue)
         self._unknown = outcome_cells(metrics, queue, UNKNOWN_TASK)
         self._lost = metrics.count("deliveries_lost", queue)
+        self._superseded = metrics.count("superseded", queue)
 
     def started(self, envelope: Envelope, now_ms: int) -> None:
         """Count an attempt that starts."""
@@ -48,6 +49,10 @@ class LaneMeters:
         """Count a delivery that was not run."""
         cells = self._unknown if handler is None else handler.finished
         cells[type(outcome)].value += 1
+
+    def superseded(self) -> None:
+        """Count a message that was given up because another of its job counts."""
+        self._superseded.value += 1
 
     def lost(self) -> None:
         """Count a delivery that died with its connection."""

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import Final, assert_never
 
 import msgspec
 
 from taskyard.shared.broker import Settlement
 from taskyard.shared.envelope import Envelope
 from taskyard.shared.outcomes import Cancelled, HandedBack, Outcome, Parked
-from taskyard.workers.admit import Admission, Cancel, Mint, Park, Recount, Requeue, Run
+from taskyard.workers.admit import (
+    Admission,
+    Cancel,
+    Defer,
+    Drop,
+    Mint,
+    Park,
+    Recount,
+    Requeue,
+    Run,
+)
 from taskyard.workers.settle import Run as Facts, settle
+
+#: How long a job that is about to be changed is put off at a time, in milliseconds: a change takes
+#: a little more than a second where a coordinator runs, and as long as there is none elsewhere.
+DEFERRED_MS: Final = 1000
 
 
 def outcome_of(admission: Admission) -> Outcome | None:
@@ -22,7 +36,7 @@ def outcome_of(admission: Admission) -> Outcome | None:
             return Cancelled(by=by)
         case Run():
             return HandedBack(reason="not started")
-        case Recount() | Mint() | Requeue():
+        case Recount() | Mint() | Requeue() | Drop() | Defer():
             return None
         case _:
             assert_never(admission)
@@ -33,7 +47,13 @@ def refuse(admission: Admission, facts: Facts) -> Settlement:
     outcome = outcome_of(admission)
     if outcome is not None:
         return settle(outcome, facts)
-    copy = recounted(facts.envelope) if isinstance(admission, Recount) else facts.envelope
+    if isinstance(admission, Drop):
+        return Settlement(delivery=facts.delivery)
+    copy = facts.envelope
+    if isinstance(admission, Recount):
+        copy = recounted(copy)
+    elif isinstance(admission, Defer):
+        copy = msgspec.structs.replace(copy, not_before_ms=facts.at_ms + DEFERRED_MS)
     return Settlement(
         delivery=facts.delivery, copies=(msgspec.structs.replace(copy, message_id=""),)
     )

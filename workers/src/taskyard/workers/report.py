@@ -64,6 +64,15 @@ def report_refusal(envelope: Envelope, outcome: Outcome) -> None:
         _log.info("job cancelled", **fields_of(envelope), by=outcome.by, aborted=False)
 
 
+def report_superseded(envelope: Envelope) -> None:
+    """Say that a message was given up because its job was changed since."""
+    _log.info(
+        "a message was given up: its job was changed since",
+        **fields_of(envelope),
+        generation=envelope.generation,
+    )
+
+
 def _detail(outcome: Outcome) -> str:
     if isinstance(outcome, Retried):
         return f"next attempt in {outcome.delay_ms / 1000:g} s"

@@ -22,6 +22,7 @@ from taskyard.workers.commit import Committer
 from taskyard.workers.deadlines import Deadlines
 from taskyard.workers.drain import wait_drained
 from taskyard.workers.guard import GuardedBudget
+from taskyard.workers.hearing import Hearing
 from taskyard.workers.intents import ControlFollower
 from taskyard.workers.lane import Lane
 from taskyard.workers.lifespan import LifespanFailed
@@ -167,6 +168,7 @@ class Worker:
             budget=self._budget(guard),
         )
         self.lanes = {queue.name: Lane(queue, machinery) for queue in queues}
+        self._hearing = Hearing(broker, self.lanes, self.name)
         self.pulse = Pulse(self, self._clock)
         self.watchdog = Watchdog(broker, self.lanes, clock=self._clock, metrics=self.metrics)
         self._recycler = Recycler(self, self._clock)
@@ -282,6 +284,7 @@ class Worker:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         left = self.committer.unsettled
+        self._hearing.close()
         self.committer.close()
         self._deadlines.close()
         self._threads.close()
@@ -315,11 +318,7 @@ class Worker:
 
     def _intents_changed(self, records: Sequence[ControlRecord]) -> None:
         self.set_gates()
-        for record in records:
-            if record.op == "cancel" and record.body is not None and record.body.get("abort"):
-                job_id = record.key.partition(":")[2].rpartition(":")[0]
-                for lane in self.lanes.values():
-                    lane.abort(job_id, record.by)
+        self._hearing.hear(records)
 
     def _lost(self, settlement: Settlement) -> None:
         self._recall.lost(settlement)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from taskyard.shared.broker import Selection, Settlement, SettleStatus
+from taskyard.shared.broker import ORPHANS, PublishStatus, Selection, Settlement, SettleStatus
 from taskyard.shared.conformance.scene import (
+    DEADLINE_S,
     Room,
     close,
     content,
@@ -113,6 +114,37 @@ class ParkingLots(Room):
         await expect_nothing(harness, await broker.consume(queue, credit=5))
         numbers = (await broker.stats([queue]))[queue]
         assert (numbers.ready, numbers.parked) == (0, 2)
+
+    async def test_a_job_is_put_straight_into_its_lot(self, harness: Harness) -> None:
+        """It is there as it was given, under an id of its own (ZP-20)."""
+        (queue,) = await harness.queues()
+        broker = await harness.open()
+        parking = Parking(reason="suspended", at_ms=broker.now_ms(), detail="by me")
+        jobs = [msgspec.structs.replace(job(queue, priority=n), parking=parking) for n in (9, 0, 4)]
+        receipts = await broker.park(jobs, deadline_s=DEADLINE_S)
+        assert [receipt.status for receipt in receipts] == [PublishStatus.CONFIRMED] * 3
+        found = [each.envelope async for each in broker.parked(queue)]
+        assert [content(each) for each in found] == [content(each) for each in jobs]
+        message_ids = [each.message_id for each in found]
+        assert message_ids == [receipt.message_id for receipt in receipts]
+        assert len(set(message_ids)) == len(jobs)
+        consumer = await broker.consume(queue, credit=5)
+        await expect_nothing(harness, consumer)
+        assert await release(broker, queue, Selection()) == ids(jobs)
+        got = await take(harness, consumer, 3)
+        assert {delivery.envelope.id for delivery in got} == set(ids(jobs))
+
+    async def test_what_has_no_lot_is_not_lost(self, harness: Harness) -> None:
+        """A job of a queue that is not there is among the orphans, or its receipt says so."""
+        broker = await harness.open()
+        parking = Parking(reason="suspended", at_ms=broker.now_ms())
+        lost = msgspec.structs.replace(job("no-such-queue"), parking=parking)
+        (receipt,) = await broker.park([lost], deadline_s=DEADLINE_S)
+        if receipt.status is PublishStatus.CONFIRMED:
+            assert lost.id in await browse(broker, ORPHANS)
+        else:
+            assert receipt.status is PublishStatus.UNROUTABLE
+            assert "no-such-queue" in receipt.detail
 
     async def test_browsing_changes_nothing(self, harness: Harness) -> None:
         """However often a lot is browsed, completely or not, its jobs, their order and their

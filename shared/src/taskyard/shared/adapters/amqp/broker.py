@@ -187,6 +187,11 @@ class AmqpBroker:
     async def publish(self, jobs: Sequence[Envelope], *, deadline_s: float) -> list[Receipt]:
         return await self.core.publisher.publish(jobs, deadline_s=deadline_s)
 
+    async def park(self, jobs: Sequence[Envelope], *, deadline_s: float) -> list[Receipt]:
+        publisher = self.core.publisher
+        parked = [publisher.make.parked(job) for job in jobs]
+        return await publisher.send(parked, deadline_s=deadline_s)
+
     async def consume(self, queue: str, *, credit: int, ttr_s: float = 0.0) -> Consumer:
         link = await self.core.reader()
         consumer = AmqpConsumer(

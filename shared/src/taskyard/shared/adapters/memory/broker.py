@@ -116,6 +116,15 @@ class MemoryBroker(Handle):
         await asyncio.sleep(0)
         return receipts
 
+    async def park(self, jobs: Sequence[Envelope], *, deadline_s: float) -> list[Receipt]:
+        if not self._open:
+            return [Receipt(PublishStatus.UNAVAILABLE, detail="the broker is closed")] * len(jobs)
+        if not await self.state.wait_unblocked(deadline_s):
+            detail = f"blocked for {deadline_s:g} s: {self.state.blocked_reason}"
+            return [Receipt(PublishStatus.TIMEOUT, detail=detail)] * len(jobs)
+        with self.state.lock:
+            return [self.state.set_aside(job) for job in jobs]
+
     async def consume(self, queue: str, *, credit: int, ttr_s: float = 0.0) -> MemoryConsumer:
         self._check_open()
         with self.state.lock:

@@ -184,11 +184,7 @@ class MemoryState:
         """Keep a job and record it in the feed, or say that no queue takes it."""
         lane = self.lanes.get(job.queue)
         if lane is None:
-            return Receipt(
-                PublishStatus.UNROUTABLE,
-                detail=f"no queue {job.queue!r} in this memory broker "
-                f"(it has: {', '.join(sorted(self.lanes)) or 'none'})",
-            )
+            return self._unroutable(job)
         job = msgspec.structs.replace(job, message_id=mint_id())
         stored = Stored(job, next(self._seq))
         if job.not_before_ms is not None and job.not_before_ms > self.clock.now_ms():
@@ -202,15 +198,29 @@ class MemoryState:
             self.feed.write(envelope=job)
         return Receipt(PublishStatus.CONFIRMED, job.message_id)
 
-    def park(self, job: Envelope) -> None:
-        """Put a job into its queue's parking lot, or among the orphans where there is none."""
+    def set_aside(self, job: Envelope) -> Receipt:
+        """Put a job into its queue's parking lot, or say that there is none."""
+        if job.queue not in self.lanes:
+            return self._unroutable(job)
+        return Receipt(PublishStatus.CONFIRMED, self.park(job))
+
+    def _unroutable(self, job: Envelope) -> Receipt:
+        return Receipt(
+            PublishStatus.UNROUTABLE,
+            detail=f"no queue {job.queue!r} in this memory broker "
+            f"(it has: {', '.join(sorted(self.lanes)) or 'none'})",
+        )
+
+    def park(self, job: Envelope) -> str:
+        """Put a job into its queue's parking lot, or among the orphans; return its message id."""
         job = msgspec.structs.replace(job, message_id=mint_id())
         lane = self.lanes.get(job.queue)
         if lane is None:
             self.orphaned.append(job)
-            return
-        stored = Stored(job, next(self._seq))
-        lane.parked[stored.seq] = stored
+        else:
+            stored = Stored(job, next(self._seq))
+            lane.parked[stored.seq] = stored
+        return job.message_id
 
     def finish(self, handover: Handover) -> None:
         """Forget a delivery that is settled."""

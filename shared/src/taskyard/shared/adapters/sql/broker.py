@@ -187,6 +187,11 @@ class SqlBroker:
             return [Receipt(PublishStatus.UNAVAILABLE, detail=_CLOSED)] * len(jobs)
         return await self._handle.publisher.publish(jobs, deadline_s)
 
+    async def park(self, jobs: Sequence[Envelope], *, deadline_s: float) -> list[Receipt]:
+        if self._handle is None:
+            return [Receipt(PublishStatus.UNAVAILABLE, detail=_CLOSED)] * len(jobs)
+        return await self._handle.publisher.park(jobs, deadline_s)
+
     async def consume(self, queue: str, *, credit: int, ttr_s: float = 0.0) -> SqlConsumer:
         handle = await self._owning_handle()
         flow = SqlConsumer(handle.engine, handle.presence, queue, credit, gone=handle.flows.discard)

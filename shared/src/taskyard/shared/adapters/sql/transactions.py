@@ -65,6 +65,16 @@ def insert_jobs(session: Session, rows: Sequence[JobRow]) -> Unplaced:
     return Unplaced(frozenset(unplaced), queues)
 
 
+def insert_parked(session: Session, rows: Sequence[ParkedRow]) -> Unplaced:
+    """Put jobs into their queues' parking lots, in order."""
+    queues = session.catalogue().queues
+    unplaced = frozenset(index for index, row in enumerate(rows) if row.queue not in queues)
+    placed = [row for index, row in enumerate(rows) if index not in unplaced]
+    if placed:
+        session.insert(queries.PARKED_COLUMNS, placed)
+    return Unplaced(unplaced, queues)
+
+
 # ---------------------------------------------------------------- claims
 
 
