@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 #: Where a parking lot is named: the one of jobs whose own queue is gone (no queue can be called
 #: so). Brokers that cannot lose a queue under its jobs have none.
 ORPHANS: Final = "@orphaned"
+#: What `stats` is asked for, to learn how much the feed holds: ready, and in readers' hands.
+FEED: Final = "@feed"
+#: What `stats` is asked for, to learn how many jobs of all queues are due later (`scheduled`), on
+#: brokers that keep them together. Those that tell it of each queue have no such thing.
+DELAYED: Final = "@delayed"
 
 Support = Literal["native", "supplied", "refused"]
 
@@ -638,5 +643,5 @@ class Broker(Protocol):
         ...
 
     async def stats(self, queues: Collection[str]) -> Mapping[str, QueueStats]:
-        """Return numbers per queue."""
+        """Return numbers per queue; also of `ORPHANS`, `FEED` and `DELAYED`, where there are such."""
         ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from taskyard.shared.broker import DELAYED, FEED
 from taskyard.shared.conformance.scene import (
     Room,
     eventually_async,
@@ -19,6 +20,7 @@ from taskyard.shared.envelope import Parking
 if TYPE_CHECKING:
     from taskyard.shared.broker import Broker, QueueStats
     from taskyard.shared.conformance.harness import Harness
+    from taskyard.shared.feed import FeedItem
 
 
 async def numbers(broker: Broker, queue: str) -> QueueStats:
@@ -87,3 +89,67 @@ class Numbers(Room):
         seen = await numbers(broker, queue)
         assert seen.ready == 2
         assert seen.oldest_ms in (old.due_ms, None)
+
+    async def test_what_is_due_later(self, harness: Harness) -> None:
+        """Where told, of each queue or of all together: how many jobs are due later, on whichever
+        part of their way (B-33).
+        """
+        (queue,) = await harness.queues()
+        broker = await harness.open()
+        if not broker.capabilities.delay:
+            return
+        before = await later(broker, queue)
+        due_ms = broker.now_ms() + 3_600_000
+        await publish(
+            broker, *(job(queue, not_before_ms=due_ms + 8**level * 100) for level in range(7))
+        )
+
+        async def told() -> bool:
+            seen = await later(broker, queue)
+            return seen is None or (before is not None and seen >= before + 7)
+
+        await eventually_async(harness, told, "what is due later")
+
+    async def test_what_the_feed_holds(self, harness: Harness) -> None:
+        """Ready while nobody reads it, then in the reader's hands, then nothing; and whether there
+        is one (B-33).
+        """
+        (queue,) = await harness.queues(ledger=True)
+        broker = await harness.open()
+        if not broker.recording:
+            assert not (await numbers(broker, FEED)).exists
+            return
+        await publish(broker, *jobs(queue, 3))
+
+        async def waits() -> bool:
+            return (await numbers(broker, FEED)).ready >= 3
+
+        await eventually_async(harness, waits, "the feed holds three items")
+        reader = await broker.feed(credit=1000)
+        got: list[FeedItem] = []
+        mine = 0
+        while mine < 3:
+            items = await reader.take()
+            got += items
+            mine += sum(i.envelope is not None and i.envelope.queue == queue for i in items)
+
+        async def taken() -> bool:
+            seen = await numbers(broker, FEED)
+            return seen.ready == 0 and (seen.unsettled is None or seen.unsettled >= 3)
+
+        await eventually_async(harness, taken, "a reader has them in hand")
+        await reader.ack(got)
+
+        async def gone() -> bool:
+            seen = await numbers(broker, FEED)
+            return seen.ready == 0 and not seen.unsettled
+
+        await eventually_async(harness, gone, "the feed is empty")
+        await reader.stop()
+
+
+async def later(broker: Broker, queue: str) -> int | None:
+    """Return how many jobs are due later: of the queue, or of all where that is what is told."""
+    of_queue = (await numbers(broker, queue)).scheduled
+    together = await numbers(broker, DELAYED)
+    return of_queue if of_queue is not None else together.scheduled

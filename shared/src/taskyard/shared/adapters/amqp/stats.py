@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from taskyard.shared.adapters.amqp import ladder
 from taskyard.shared.adapters.amqp.channel import ChannelClosed
 from taskyard.shared.adapters.amqp.survey import Questions
-from taskyard.shared.broker import ORPHANS, QueueStats
+from taskyard.shared.broker import DELAYED, FEED, ORPHANS, QueueStats
 from taskyard.shared.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -28,9 +29,17 @@ async def read_stats(core: Core, queues: Collection[str]) -> Mapping[str, QueueS
 
     """
     seen: dict[str, tuple[tuple[int, int] | None, int]] = {}
+    others: dict[str, QueueStats] = {}
     try:
         async with Questions(await core.reader()) as questions:
+            # A job goes from the ladder into its queue: looked for in this order, it is found.
+            if DELAYED in queues:
+                others[DELAYED] = await _delayed(core, questions)
+            if FEED in queues:
+                others[FEED] = await _feed(core, questions)
             for queue in queues:
+                if queue in others:
+                    continue
                 if queue == ORPHANS:
                     lot = await questions.depth(core.names.orphaned)
                     seen[queue] = ((0, 0) if lot else None, lot[0] if lot else 0)
@@ -41,12 +50,30 @@ async def read_stats(core: Core, queues: Collection[str]) -> Mapping[str, QueueS
     except ChannelClosed as refusal:
         raise ConfigurationError(f"the queues cannot be looked at: {refusal}") from refusal
     infos = await _infos(core, [queue for queue, (depth, _) in seen.items() if depth])
-    return {
+    return others | {
         queue: QueueStats(exists=False)
         if depth is None
         else _stats(depth, parked, infos.get(queue))
         for queue, (depth, parked) in seen.items()
     }
+
+
+async def _delayed(core: Core, questions: Questions) -> QueueStats:
+    """Count what is on the ladder, from its top down as jobs go: none is overlooked on its way."""
+    found = [
+        await questions.depth(core.names.delay_hold(level, digit))
+        for level in reversed(range(ladder.LEVELS))
+        for digit in reversed(range(1, ladder.RADIX))
+    ]
+    held = [depth[0] for depth in found if depth is not None]
+    return QueueStats(exists=bool(held), scheduled=sum(held))
+
+
+async def _feed(core: Core, questions: Questions) -> QueueStats:
+    depth = await questions.depth(core.names.ledger)
+    if depth is None:
+        return QueueStats(exists=False)
+    return _stats(depth, 0, await core.management.queue(core.names.ledger))
 
 
 def _stats(depth: tuple[int, int], parked: int, info: QueueInfo | None) -> QueueStats:

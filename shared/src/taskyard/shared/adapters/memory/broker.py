@@ -17,6 +17,7 @@ from taskyard.shared.adapters.memory.mailbox import Signal
 from taskyard.shared.adapters.memory.settling import Settler, handover_of
 from taskyard.shared.adapters.memory.state import CONTROL, FEED, MemoryState
 from taskyard.shared.broker import (
+    FEED as FEED_NUMBERS,
     SUPPLIED,
     Capabilities,
     ControlBatch,
@@ -277,6 +278,9 @@ class MemoryBroker(Handle):
 
     def _stats(self, name: str) -> QueueStats:
         with self.state.lock:
+            feed = self.state.feed
+            if name == FEED_NUMBERS and feed is not None:
+                return QueueStats(ready=sum(1 for _ in feed), unsettled=feed.held, type="memory")
             lane = self.state.lanes.get(name)
             if lane is None:
                 return QueueStats(exists=False)

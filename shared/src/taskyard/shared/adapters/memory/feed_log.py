@@ -31,6 +31,11 @@ class FeedLog:
         """Yield what nobody holds, in order."""
         return (item for _, item in sorted(self._items, key=lambda entry: entry[0]))
 
+    @property
+    def held(self) -> int:
+        """How many items are in readers' hands."""
+        return sum(len(flow.held) for flow in self._flows)
+
     def write(
         self, *, envelope: Envelope | None = None, records: Sequence[FeedRecord] = ()
     ) -> None:

@@ -319,6 +319,11 @@ WHERE EXISTS (SELECT 1 FROM @replies WHERE address = watched.value)
 
 # ---------------------------------------------------------------- numbers
 
+FEED_HELD: Final = """
+SELECT (SELECT COUNT(*) FROM @feed WHERE owner IS NULL),
+       (SELECT COUNT(*) FROM @feed WHERE owner IS NOT NULL)
+"""
+
 #: One row per queue; every count is over an index that holds nothing else.
 STATS: Final = """
 SELECT

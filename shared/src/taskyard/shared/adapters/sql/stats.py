@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from taskyard.shared.adapters.sql import queries
-from taskyard.shared.broker import QueueStats
+from taskyard.shared.broker import FEED, QueueStats
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -17,7 +17,17 @@ def stats_of(session: Session, names: Collection[str]) -> dict[str, QueueStats]:
     """Return the numbers of each queue that is asked for."""
     queues = session.catalogue().queues
     now_ms = session.now_ms()
-    return {name: _one(session, name, queues.get(name), now_ms) for name in names}
+    return {
+        name: _feed(session) if name == FEED else _one(session, name, queues.get(name), now_ms)
+        for name in names
+    }
+
+
+def _feed(session: Session) -> QueueStats:
+    if session.catalogue().feed_limit is None:
+        return QueueStats(exists=False)
+    ready, unsettled = session.one(queries.FEED_HELD)
+    return QueueStats(ready=_count(ready), unsettled=_count(unsettled), type="sqlite")
 
 
 def _one(session: Session, name: str, id: int | None, now_ms: int) -> QueueStats:
