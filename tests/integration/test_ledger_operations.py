@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 import pytest
 from sqlalchemy import update
 
 from support.eventually import eventually
-from support.ledger import ledger, ledger_url, rig
+from support.ledger import command, ledger, ledger_url, rig
 from taskyard.ledger.audit import audited, entries
 from taskyard.ledger.database import Database
 from taskyard.ledger.migrate import prepare
@@ -20,23 +19,7 @@ from taskyard.shared.clock import VirtualClock
 from taskyard.shared.control import cancel_record
 from taskyard.shared.intents import Intents
 
-__all__ = ["ledger", "ledger_url", "rig"]
-
-
-@pytest.fixture
-def command(rig, taskyard, ledger_url):
-    """Run a command on broker and ledger: its exit code and what it said, JSON if it is that."""
-
-    async def run(*words: str) -> tuple[int, Any]:
-        env = rig.env(TASKYARD_LEDGER_URL=ledger_url)
-        program = taskyard(*words, env=env, cwd=rig.folder)
-        code = await program.wait_exit(within=30)
-        try:
-            return code, json.loads(program.output)
-        except ValueError:
-            return code, program.output
-
-    return run
+__all__ = ["command", "ledger", "ledger_url", "rig"]
 
 
 async def test_three_good_and_one_bad(rig, ledger, command):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+import json
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +40,26 @@ def rig(broker_url: BrokerUnderTest, taskyard: StartTaskyard, tmp_path: Path) ->
 def ledger(rig: Rig, taskyard: StartTaskyard, ledger_url: str) -> Ledger:
     """A ledger beside it, on each database."""
     return Ledger(rig, taskyard, ledger_url)
+
+
+#: Runs a command: its exit code and what it said, JSON if it is that.
+Command = Callable[..., Awaitable[tuple[int, Any]]]
+
+
+@pytest.fixture
+def command(rig: Rig, taskyard: StartTaskyard, ledger_url: str) -> Command:
+    """A command on broker and ledger."""
+
+    async def run(*words: str) -> tuple[int, Any]:
+        env = rig.env(TASKYARD_LEDGER_URL=ledger_url)
+        program = taskyard(*words, env=env, cwd=rig.folder)
+        code = await program.wait_exit(within=60)
+        try:
+            return code, json.loads(program.output)
+        except ValueError:
+            return code, program.output
+
+    return run
 
 
 class Ledger:

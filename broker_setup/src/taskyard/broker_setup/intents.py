@@ -11,6 +11,7 @@ from taskyard.shared.control import (
     pause_record,
     resume_record,
 )
+from taskyard.shared.envelope import mint_id
 from taskyard.shared.errors import NotFound
 from taskyard.shared.intents import Intents
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from taskyard.shared.broker import Broker
+    from taskyard.shared.control import ControlRecord
 
 #: How long a cancel is remembered unless told otherwise: longer than any retry or delay in use.
 CANCEL_KEPT_MS = 90 * 86_400_000
@@ -65,17 +67,26 @@ async def resume(broker: Broker, queues: Sequence[str], *, by: str) -> list[str]
     return found
 
 
-async def cancel(broker: Broker, job_ids: Sequence[str], *, by: str, abort: bool) -> None:
-    """Have these jobs start no further attempt; `abort` also ends running ones. Durable on return."""
+def cancel_records(
+    broker: Broker, job_ids: Sequence[str], *, by: str, abort: bool
+) -> dict[str, tuple[str, ControlRecord]]:
+    """Return the intents that these jobs start no further attempt: by token, job and record."""
     now_ms = broker.now_ms()
-    await broker.append_control(
-        [
+    found: dict[str, tuple[str, ControlRecord]] = {}
+    for job_id in job_ids:
+        token = mint_id()
+        found[token] = (
+            job_id,
             cancel_record(
-                job_id, by=by, at_ms=now_ms, abort=abort, until_ms=now_ms + CANCEL_KEPT_MS
-            )
-            for job_id in job_ids
-        ]
-    )
+                job_id,
+                by=by,
+                at_ms=now_ms,
+                abort=abort,
+                until_ms=now_ms + CANCEL_KEPT_MS,
+                token=token,
+            ),
+        )
+    return found
 
 
 async def compact(broker: Broker) -> int:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from sqlalchemy import insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from taskyard.ledger.schema import audit
 from taskyard.ledger.texts import clean
-from taskyard.shared.control import GENESIS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from sqlalchemy import RowMapping
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from taskyard.ledger.database import Database
     from taskyard.shared.clock import Clock
-    from taskyard.shared.control import ControlRecord
 
 DONE: Final = "done"
 
@@ -58,7 +54,7 @@ async def audited(
     values = {"by": clean(by), "action": action, "subject": clean(subject)}
     async with database.begin() as connection:
         written = await connection.execute(
-            insert(audit).values(at_ms=clock.now_ms(), details=_text(details), **values)
+            insert(audit).values(at_ms=clock.now_ms(), details=details_text(details), **values)
         )
         (number,) = written.inserted_primary_key or (None,)
     try:
@@ -72,34 +68,8 @@ async def audited(
             await connection.execute(
                 update(audit)
                 .where(audit.c.id == number)
-                .values(details=_text(entry.details), **ending)
+                .values(details=details_text(entry.details), **ending)
             )
-
-
-async def note_intents(connection: AsyncConnection, records: Iterable[ControlRecord]) -> None:
-    """Write down intents as the control log tells them; what is there already stays as it is."""
-    rows = [_of_intent(record) for record in records if record.op != GENESIS]
-    if rows:
-        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-        insert_new: Any = dialect.insert(audit).on_conflict_do_nothing(index_elements=["intent"])
-        await connection.execute(insert_new, rows)
-
-
-def _of_intent(record: ControlRecord) -> dict[str, object]:
-    # `queue:shop:pause` and `job:7:cancel` name the action as well, which `op` says better.
-    subject = record.key.rpartition(":")[0] or record.key
-    details = {**(record.body or {}), **({"until": record.expires} if record.expires else {})}
-    identity = f"{record.at}\n{record.by}\n{record.op}\n{record.key}"
-    return {
-        "intent": hashlib.sha256(identity.encode("utf-8", "replace")).hexdigest(),
-        "at_ms": record.at,
-        "by": clean(record.by),
-        "action": clean(record.op),
-        "subject": clean(subject),
-        "details": _text(details),
-        "ended_ms": record.at,
-        "result": DONE,
-    }
 
 
 async def entries(
@@ -127,5 +97,6 @@ async def entries(
     return (await connection.execute(statement)).mappings().all()
 
 
-def _text(details: Mapping[str, object]) -> str | None:
+def details_text(details: Mapping[str, object]) -> str | None:
+    """Return details as they are stored: a JSON object, or nothing."""
     return clean(msgspec.json.encode(details).decode()) if details else None

@@ -58,6 +58,8 @@ def explain(facts: Facts) -> Explanation:
         return _parked(facts)
     if state is State.RUNNING:
         return _running(facts)
+    if state is State.SUSPENDED:
+        return _suspended(facts)
     return _held_up(facts) or _in_line(facts)
 
 
@@ -80,6 +82,16 @@ def _parked(facts: Facts) -> Explanation:
         + (f", {error}" if error else "")
         + f"; `taskyard parked release {job.id}` lets it go on",
         evidence={"reason": job.detail, "parked_at": _at(job.ended_ms), "error": error},
+    )
+
+
+def _suspended(facts: Facts) -> Explanation:
+    job = facts.history.job
+    return Explanation(
+        cause="suspended",
+        text=f"an operator has suspended it at {_at(job.ended_ms)}; `taskyard jobs resume {job.id}` "
+        f"lets it go on, and `taskyard audit --subject job:{job.id}` says who",
+        evidence={"suspended_at": _at(job.ended_ms)},
     )
 
 

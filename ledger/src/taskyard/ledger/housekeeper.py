@@ -1,5 +1,5 @@
-"""What one coordinator of all does: forget old jobs, write down what operators intend, and write
-live intents again in time.
+"""What one coordinator of all does: forget old jobs, write down what operators intend, write live
+intents again in time, and carry out changes of jobs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy.exc import DBAPIError
 
 from taskyard.broker_setup.intents import compact
-from taskyard.ledger.audit import note_intents
+from taskyard.ledger.driving import Driver
+from taskyard.ledger.noting import note_intents
 from taskyard.ledger.retention import CHUNK, prune, rules_of
 from taskyard.shared.broker import Held, Owner
 from taskyard.shared.control import ControlUnavailable
@@ -75,6 +76,7 @@ class Housekeeper:
                     group.create_task(self._prune_for_ever(), name="prune"),
                     group.create_task(self._compact_for_ever(), name="compact"),
                     group.create_task(self._note_for_ever(), name="audit"),
+                    group.create_task(self._drive_for_ever(), name="changes"),
                 ]
                 await lease.wait_lost()
                 for duty in duties:
@@ -108,6 +110,10 @@ class Housekeeper:
             else:
                 _log.debug("live intents are written again", intents=number)
             await asyncio.sleep(COMPACT_EVERY_S)
+
+    async def _drive_for_ever(self) -> None:
+        if self._broker.capabilities.control:
+            await Driver(self._broker, self._database).run()
 
     async def _note_for_ever(self) -> None:
         """Take the control log into the audit, from its start: what is there already stays."""

@@ -165,9 +165,10 @@ def changed_record(
     return _record(job_id, "change", "changed", done, by=by, at_ms=at_ms, kept_ms=kept_ms)
 
 
-def unchanged_record(job_id: str, *, by: str, at_ms: int) -> ControlRecord:
+def unchanged_record(job_id: str, asked: Asked, *, by: str, at_ms: int) -> ControlRecord:
     """Return that a change is withdrawn: the job stays as it is."""
-    return ControlRecord(key=f"job:{job_id}:change", op="unchanged", by=by, at=at_ms)
+    done = msgspec.structs.replace(asked, change=None)
+    return _record(job_id, "change", "unchanged", done, by=by, at_ms=at_ms, kept_ms=KEPT_MS)
 
 
 def start_record(job_id: str, start: Start, *, at_ms: int) -> ControlRecord:
@@ -185,6 +186,11 @@ def answer_record(job_id: str, answer: Answer, *, by: str, at_ms: int) -> Contro
 def answer_of(record: ControlRecord) -> Answer | None:
     """Return the answer that a record holds; None if it is none."""
     return _read(record, Answer) if record.op == "answer" else None
+
+
+def start_of(record: ControlRecord) -> Start | None:
+    """Return what a worker says of a job that it was running; None if it cannot be read."""
+    return _read(record, Start)
 
 
 def asked_of(record: ControlRecord) -> Asked | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from taskyard.shared.changes import ChangeState, Standing, standing_of
+from taskyard.shared.changes import ChangeState, Standing, asked_of, standing_of
 from taskyard.shared.control import ALL_QUEUES
 from taskyard.shared.wire import RESTARTED
 
@@ -25,6 +25,8 @@ PAUSE: Final = "queue:pause"
 CANCEL: Final = "job:cancel"
 CHANGE: Final = "job:change"
 STARTED: Final = "job:started"
+#: For whoever asked; nothing follows from it.
+ANSWER: Final = "job:answer"
 
 #: The kinds that are looked up, and the operations of each that mean something: after any other the
 #: key is as if it had never been written.
@@ -57,10 +59,23 @@ class Intents:
             table = self._tables.get(kind)
             if table is None:
                 self._others[record.key] = record
+            elif table is self._changed and self._is_overtaken(subject, record):
+                continue
             elif record.op in _MEANT[kind]:
                 table[subject] = record
             else:
                 table.pop(subject, None)
+
+    def _is_overtaken(self, job_id: str, record: ControlRecord) -> bool:
+        """Tell whether a change was asked for since, while this one was carried out.
+
+        Of a job's changes that of the highest generation counts.
+        """
+        asked, held = asked_of(record), self._changed.get(job_id)
+        if asked is None:
+            return True
+        latest = None if held is None else asked_of(held)
+        return latest is not None and asked.generation < latest.generation
 
     # ------------------------------------------------------------ queues
 
@@ -94,9 +109,7 @@ class Intents:
         record = self._cancelled.get(envelope.id)
         if record is None:
             return None
-        restarted_ms = (envelope.extra or {}).get(RESTARTED)
-        void = isinstance(restarted_ms, int) and restarted_ms >= record.at
-        return None if void else record
+        return None if was_restarted(envelope, record.at) else record
 
     def change_of(self, job_id: str) -> ChangeState | None:
         """Return the last change of a job that was asked for and not withdrawn, if there is one."""
@@ -129,6 +142,12 @@ class Intents:
     def _every(self) -> Iterator[Table]:
         yield self._others
         yield from self._tables.values()
+
+
+def was_restarted(envelope: Envelope, at_ms: int) -> bool:
+    """Tell whether a job was restarted at an instant or since: cancels from before are void."""
+    restarted_ms = (envelope.extra or {}).get(RESTARTED)
+    return isinstance(restarted_ms, int) and restarted_ms >= at_ms
 
 
 def kind_and_subject(key: str) -> tuple[str, str]:

@@ -53,6 +53,8 @@ RELEASED: Final = "ty-released"
 EDITED: Final = "ty-edited"
 #: When an operator had a job that was over run again: earlier cancels are void from then on.
 RESTARTED: Final = "ty-restarted"
+#: The last change of a job that had not started: who, when, and the token of the change.
+CHANGED: Final = "ty-changed"
 #: The address in `ty-reply` that belongs to whoever watches a release, not to the job's sender.
 WATCH: Final = "ty-watch"
 

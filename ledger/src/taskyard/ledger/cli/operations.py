@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -10,7 +9,8 @@ import click
 from taskyard.broker_setup.cli.output import print_json
 from taskyard.broker_setup.intents import read_intents
 from taskyard.broker_setup.session import operator, run_with_broker
-from taskyard.ledger.cli.options import JSON, filter_of, filter_options
+from taskyard.ledger.cli.choosing import ids_meant, meant as meant_by
+from taskyard.ledger.cli.options import JSON, filter_options
 from taskyard.ledger.cli.session import with_database
 from taskyard.ledger.filters import Filter
 from taskyard.shared.cli import NO
@@ -54,7 +54,7 @@ def restart(job_ids: tuple[str, ...], *, dry_run: bool, as_json: bool, **options
     the others go on; then the exit code is 1. To go on after an interruption, do it again: what
     was restarted is no longer meant.
     """
-    meant = _meant(job_ids, options, (State.FAILED,))
+    meant = meant_by(job_ids, options, (State.FAILED,))
 
     async def act(broker: Broker) -> dict[str, str]:
         from taskyard.ledger.restarting import restart as restart_jobs
@@ -93,7 +93,7 @@ def delete(
 
     from taskyard.ledger.keeping import forget
 
-    meant = _meant(job_ids, options, tuple(FINAL))
+    meant = meant_by(job_ids, options, tuple(FINAL))
     done = asyncio.run(
         with_database(
             lambda database: _do(
@@ -122,7 +122,7 @@ def keep(
 
     from taskyard.ledger.keeping import keep as keep_jobs
 
-    meant = _meant(job_ids, options, ())
+    meant = meant_by(job_ids, options, ())
     done = asyncio.run(
         with_database(
             lambda database: _do(
@@ -137,31 +137,14 @@ def keep(
     _report("no longer kept" if off else "kept", done, dry_run=dry_run, as_json=as_json)
 
 
-def _meant(
-    job_ids: tuple[str, ...], options: dict[str, Any], states: tuple[State, ...]
-) -> tuple[str, ...] | Filter:
-    """Return the ids that are named, or the filter, which means `states` unless it says which."""
-    meant = filter_of(options, SystemClock().now_ms())
-    if bool(job_ids) is (meant != Filter()):
-        raise click.UsageError("name jobs by their ids, or give options that say which")
-    if job_ids:
-        return tuple(dict.fromkeys(job_ids))
-    return meant if meant.states else replace(meant, states=states)
-
-
 async def _do(
     database: Database, action: str, meant: tuple[str, ...] | Filter, act: Act, *, dry_run: bool
 ) -> dict[str, str]:
     from taskyard.ledger.audit import audited
-    from taskyard.ledger.reading import ids_of
 
     clock = SystemClock()
-    if isinstance(meant, Filter):
-        async with database.begin() as connection:
-            ids = await ids_of(connection, meant, now_ms=clock.now_ms())
-        subject = str(meant)
-    else:
-        ids, subject = list(meant), " ".join(meant[:_SHOWN])
+    ids = await ids_meant(database, meant)
+    subject = str(meant) if isinstance(meant, Filter) else " ".join(meant[:_SHOWN])
     if dry_run or not ids:
         return dict.fromkeys(ids, "")
     done: dict[str, str] = {}
