@@ -9,6 +9,7 @@ import pytest
 
 from taskyard.shared import Queue
 from taskyard.shared.broker import Delivery
+from taskyard.shared.changes import Standing
 from taskyard.shared.control import cancel_record
 from taskyard.shared.envelope import Envelope
 from taskyard.shared.keyring import KeyRing
@@ -16,6 +17,8 @@ from taskyard.shared.metrics import Metrics
 from taskyard.shared.states import ParkReason
 from taskyard.shared.wire import ENCRYPTED
 from taskyard.workers.admit import (
+    DEFER,
+    DROP,
     MINT,
     RECOUNT,
     REQUEUE,
@@ -52,7 +55,12 @@ def envelope(**changes: object) -> Envelope:
     return msgspec.structs.replace(Envelope(id="j", queue="work", task="work.known"), **changes)
 
 
-def decide(losses: int = 0, cancelled: bool = False, **fields: Any) -> Admission:
+def decide(
+    losses: int = 0,
+    cancelled: bool = False,
+    standing: Standing = Standing.CURRENT,
+    **fields: Any,
+) -> Admission:
     of_envelope = {k: v for k, v in fields.items() if k in Envelope.__struct_fields__}
     of_delivery = {k: v for k, v in fields.items() if k not in of_envelope}
     return admit(
@@ -61,6 +69,7 @@ def decide(losses: int = 0, cancelled: bool = False, **fields: Any) -> Admission
         now_ms=NOW,
         losses=losses,
         cancelled=cancel_record("j", by="ann", at_ms=1) if cancelled else None,
+        standing=standing,
     )
 
 
@@ -129,6 +138,32 @@ def test_an_unknown_task_is_told_what_is_known():
 def test_deliveries_are_counted_without_a_database(fields, expected):
     """Where the broker counts, its count is added; elsewhere a copy with one more is published."""
     assert decide(**fields) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"standing": Standing.SUPERSEDED}, DROP),
+        ({"standing": Standing.SUPERSEDED, "cancelled": True}, DROP),
+        ({"standing": Standing.SUPERSEDED, "task": "work.nosuch"}, DROP),
+        ({"standing": Standing.UNDECIDED}, DEFER),
+        ({"standing": Standing.UNDECIDED, "not_before_ms": NOW + 60_000}, DEFER),
+        ({"standing": Standing.UNDECIDED, "cancelled": True}, Cancel("ann")),
+    ],
+)
+def test_what_was_changed_since_is_not_run(fields, expected):
+    """ZP-23, B-32: an old form is given up; while it is undecided which counts, the job waits."""
+    assert decide(**fields) == expected
+
+
+def test_an_old_form_leaves_nothing_and_a_deferred_one_comes_again():
+    """The one is only acknowledged; of the other a copy is published, due in a second."""
+    old = envelope(message_id="m", not_before_ms=NOW)
+    facts = Facts(delivery=Delivery(envelope=old), envelope=old, at_ms=NOW, recording=True)
+    dropped = refuse(DROP, facts)
+    assert (dropped.copies, dropped.park, dropped.record, dropped.replies) == ((), None, None, ())
+    (copy,) = refuse(DEFER, facts).copies
+    assert copy == msgspec.structs.replace(old, message_id="", not_before_ms=NOW + 1000)
 
 
 @pytest.mark.parametrize(

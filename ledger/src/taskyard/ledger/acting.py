@@ -14,8 +14,8 @@ from sqlalchemy import select
 
 from taskyard.ledger.changing import (
     COLUMNS,
-    UNKNOWN,
     Done,
+    End,
     Publish,
     Refuse,
     Replace,
@@ -23,6 +23,7 @@ from taskyard.ledger.changing import (
     Step,
     TakeUp,
     cancelled,
+    end_of,
     step_of,
     suspended,
 )
@@ -32,8 +33,6 @@ from taskyard.ledger.schema import jobs
 from taskyard.ledger.writing import merge
 from taskyard.shared.broker import PublishStatus, Selection, Settlement
 from taskyard.shared.feed import FINISHED, FeedItem, FeedRecord
-from taskyard.shared.intents import was_restarted
-from taskyard.shared.states import FINAL, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -119,35 +118,16 @@ class Actor:
         verdicts: list[Verdict] = []
         told: list[Job] = []
         for request in requests:
-            row = rows.get(request.job)
-            refused, text, job = await self._cancel_one(row, request)
+            end = end_of(rows.get(request.job), asked_ms=request.at_ms)
+            text = end.text
+            if isinstance(end, End):
+                if not end.aside or await self._end_aside(end.envelope, request.by):
+                    told.append(cancelled(rows[request.job], now_ms=self._broker.now_ms()))
+                else:
+                    text = "it is suspended, and was not found; resumed, it would not start"
+            refused = isinstance(end, Refuse)
             verdicts.append(Verdict(request=request, refused=refused, text=text))
-            told += [job] if job is not None else []
         return verdicts, told
-
-    async def _cancel_one(
-        self, row: RowMapping | None, request: Request
-    ) -> tuple[bool, str, Job | None]:
-        """Return whether a cancel came too late, what happened, and what the ledger is to say."""
-        if row is None:
-            return False, f"{UNKNOWN}; no worker that meets it will start it", None
-        state = State(row["state"])
-        if state in FINAL:
-            return state is not State.CANCELLED, f"it is over: {state}", None
-        if state is State.RUNNING:
-            text = f"attempt {row['attempt']} was running ({row['worker']}); no other starts"
-            return False, text, None
-        if state is State.PARKED:
-            return False, "it is parked, and stays so; released, it would not start", None
-        if row["envelope"] is None:
-            return False, "no worker that meets it will start it", None
-        envelope, now_ms = unpack(row["envelope"]), self._broker.now_ms()
-        if was_restarted(envelope, request.at_ms):
-            return True, "it was restarted since", None
-        if state is State.SUSPENDED and not await self._end_aside(envelope, request.by):
-            return False, "it is suspended, and was not found; resumed, it would not start", None
-        text = f"cancelled before attempt {row['attempt']} started"
-        return False, text, cancelled(row, envelope, now_ms=now_ms)
 
     async def _end_aside(self, envelope: Envelope, by: str) -> bool:
         def end(delivery: Delivery) -> Settlement:
@@ -234,16 +214,20 @@ class Actor:
 
     async def _move(self, steps: Sequence[TakeUp | Replace]) -> dict[str, str]:
         new = {step.envelope.id: step for step in steps}
+        there: set[str] = set()
 
         def settlement(delivery: Delivery) -> Settlement | None:
             step = new[delivery.envelope.id]
             if delivery.envelope.generation >= step.envelope.generation:
+                # Whoever put it there died before the ledger was told.
+                there.add(delivery.envelope.id)
                 return None
             if isinstance(step, TakeUp):
                 return Settlement(delivery=delivery, copies=(step.envelope,))
             return Settlement(delivery=delivery, park=step.envelope)
 
         done = await self._from_lot([step.envelope for step in steps], settlement)
+        done |= there
         missing = "it is not in its queue's parking lot: `taskyard reconcile` looks after it"
         return {job: "" if job in done else missing for job in new}
 

@@ -11,6 +11,7 @@ from taskyard.broker_setup.editing import check_open, check_sealed, with_argumen
 from taskyard.ledger.history import ENDED, SET_ASIDE, job_of_envelope, rank_of, unpack
 from taskyard.shared.envelope import UNREADABLE, Parking
 from taskyard.shared.errors import ConfigurationError
+from taskyard.shared.intents import was_restarted
 from taskyard.shared.states import FINAL, ParkReason, State
 from taskyard.shared.wire import CHANGED
 
@@ -66,10 +67,35 @@ class Refuse:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class End:
+    """Say that it is cancelled; what is aside is taken out of its parking lot."""
+
+    envelope: Envelope
+    text: str
+    aside: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The intent is all that it takes: whoever meets the job acts on it."""
+
+    text: str
+
+
 Step = Publish | SetAside | TakeUp | Replace | Done | Refuse
 
 #: What of a row these decisions look at.
-COLUMNS: Final = ("id", "state", "attempt", "generation", "deliveries", "worker", "envelope")
+COLUMNS: Final = (
+    "id",
+    "state",
+    "attempt",
+    "generation",
+    "deliveries",
+    "worker",
+    "started_ms",
+    "envelope",
+)
 
 
 def step_of(row: RowMapping | None, asked: Asked, *, by: str, now_ms: int) -> Step:
@@ -187,13 +213,50 @@ def suspended(envelope: Envelope, now_ms: int) -> Job:
     )
 
 
-def cancelled(row: RowMapping, envelope: Envelope, *, now_ms: int) -> Job:
+def end_of(row: RowMapping | None, *, asked_ms: int) -> End | Leave | Refuse:
+    """Return what becomes of a job that is to be cancelled.
+
+    Args:
+        row: the job's (`COLUMNS`); None where the ledger has none.
+        asked_ms: when it was asked for, in milliseconds since the epoch.
+
+    """
+    if row is None:
+        return Leave(f"{UNKNOWN}; no worker that meets it will start it")
+    state, attempt = State(row["state"]), row["attempt"]
+    if state is State.CANCELLED:  # by the worker that has met it meanwhile, or long ago
+        if row["started_ms"] is None:
+            return Leave(f"cancelled before attempt {attempt} started")
+        return Leave(f"cancelled; attempt {attempt} had started")
+    if state in FINAL:
+        return Refuse(f"it is over: {state}")
+    if state is State.RUNNING:
+        return Leave(f"attempt {attempt} was running ({row['worker']}): no other starts")
+    if state is State.PARKED:
+        return Leave("it is parked, and stays so; released, it would not start")
+    return _end(row, asked_ms)
+
+
+def _end(row: RowMapping, asked_ms: int) -> End | Leave | Refuse:
+    if row["envelope"] is None:
+        return Leave("no worker that meets it will start it")
+    envelope = unpack(row["envelope"])
+    if was_restarted(envelope, asked_ms):
+        return Refuse("it was restarted since")
+    return End(
+        envelope,
+        f"cancelled before attempt {row['attempt']} started",
+        aside=row["state"] == State.SUSPENDED.value,
+    )
+
+
+def cancelled(row: RowMapping, *, now_ms: int) -> Job:
     """Return the row of a job that is cancelled before it starts again.
 
     The worker that gets its message says the same, maybe much later: the job is due in a month. If
     it had started after all, what it says is of the same rank, and later.
     """
-    job = job_of_envelope(envelope)
+    job = job_of_envelope(unpack(row["envelope"]))
     generation, attempt, deliveries = row["generation"], row["attempt"], row["deliveries"]
     return msgspec.structs.replace(
         job,

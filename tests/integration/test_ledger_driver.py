@@ -1,0 +1,245 @@
+"""Who carries changes out may die at any step: the next one finds what was done, and goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from support.eventually import eventually
+from taskyard.broker_setup.asking import Asking
+from taskyard.broker_setup.intents import cancel_records, read_intents
+from taskyard.ledger import driving, requests
+from taskyard.ledger.asking import ask, plan as plan_changes
+from taskyard.ledger.database import Database
+from taskyard.ledger.driving import Driver
+from taskyard.ledger.migrate import prepare
+from taskyard.ledger.recorder import Recorder
+from taskyard.ledger.schema import jobs
+from taskyard.shared.adapters.memory import MemoryBroker, MemoryState
+from taskyard.shared.broker import QueueSpec, SetupSpec
+from taskyard.shared.changes import Change, Standing
+from taskyard.shared.envelope import Envelope, mint_id
+from taskyard.shared.metrics import Metrics
+from taskyard.shared.topology import plan
+
+QUEUE = "q"
+
+
+class Died(Exception):
+    """What a step raises that is the last of its process."""
+
+
+class Mortal:
+    """A broker whose user dies at a method: before it has done anything, or when all is done."""
+
+    def __init__(self, broker: MemoryBroker, method: str, *, after: bool) -> None:
+        self._broker = broker
+        self._method = method
+        self._after = after
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._broker, name)
+        if name != self._method:
+            return found
+
+        async def dying(*args: Any, **options: Any) -> None:
+            if self._after:
+                await found(*args, **options)
+            raise Died
+
+        return dying
+
+
+class Site:
+    """A broker, a ledger that is told what happens there, and requests to whoever drives."""
+
+    def __init__(self, broker: MemoryBroker, database: Database) -> None:
+        self.broker = broker
+        self.database = database
+
+    async def send(self, **fields: Any) -> Envelope:
+        """Send a job, and wait until the ledger knows it."""
+        now_ms = self.broker.now_ms()
+        envelope = Envelope(id=mint_id(), queue=QUEUE, task="q.t", enqueued_ms=now_ms, **fields)
+        await self.broker.publish([envelope], deadline_s=5)
+        await eventually(lambda: self.row(envelope.id))
+        return envelope
+
+    async def row(self, job: str) -> dict[str, Any] | None:
+        async with self.database.begin() as connection:
+            found = (await connection.execute(select(jobs).where(jobs.c.id == job))).mappings()
+            row = found.one_or_none()
+            return None if row is None else dict(row)
+
+    async def ask(self, job: str, change: Change | None) -> Asking:
+        """Write the intent to change a job, or to cancel it; nobody answers yet."""
+        asking = Asking()
+        if change is None:
+            await asking.ask(
+                self.broker,
+                lambda _: cancel_records(self.broker, [job], by="me", abort=False),
+                wait_s=0,
+            )
+        else:
+            asked, refused = await plan_changes(
+                self.broker, self.database, [job], lambda _: change, by="me"
+            )
+            assert not refused
+            await ask(self.broker, asking, asked, by="me", wait_s=0)
+        return asking
+
+    async def drive(self, broker: Any = None) -> None:
+        """Drive until nothing is open."""
+        driver = Driver(broker or self.broker, self.database)
+        running = asyncio.create_task(driver.run())
+        try:
+
+            async def answered() -> bool:
+                return running.done() or not list((await read_intents(self.broker)).open_changes())
+
+            await eventually(answered, within=10, every=0.02)
+        finally:
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await running
+
+    async def answers(self) -> list[str]:
+        """Return what was answered, in words, in order."""
+        said: list[str] = []
+        async for batch in self.broker.follow_control():
+            said += [str((r.body or {}).get("text")) for r in batch.records if r.op == "answer"]
+            if batch.caught_up:
+                break
+        return said
+
+    async def forms(self, job: str) -> list[str]:
+        """Return where the job is in forms that count: in its queue (or due later), or aside."""
+        intents = await read_intents(self.broker)
+        lane = self.broker.state.lanes[QUEUE]
+        queued = [entry[-1] for entry in (*lane.ready, *lane.later)]
+        every = [("queued", stored.envelope) for stored in queued]
+        every += [("aside", stored.envelope) for stored in lane.parked.values()]
+        return [
+            where
+            for where, envelope in every
+            if envelope.id == job
+            and intents.standing_of(envelope) is Standing.CURRENT
+            and intents.cancel_for(envelope) is None
+        ]
+
+
+@pytest.fixture
+async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+    monkeypatch.setattr(requests, "GRACE_S", 0.05)
+    monkeypatch.setattr(driving, "_WRITTEN_S", 0.05)
+    broker = MemoryBroker(MemoryState())
+    await broker.open()
+    spec = SetupSpec(queues=(QueueSpec(name=QUEUE),), ledger=True)
+    await broker.apply(
+        plan(broker.desired(spec, await broker.observe(spec)), await broker.observe(spec))
+    )
+    database = Database(f"sqlite:///{tmp_path / 'ledger.db'}")
+    await prepare(database)
+    recording = asyncio.create_task(Recorder(broker, database, Metrics()).run())
+    yield Site(broker, database)
+    recording.cancel()
+    with suppress(asyncio.CancelledError):
+        await recording
+    await database.close()
+    await broker.close()
+
+
+#: What each kind of change does at the broker, before the control log is told.
+USED = {"change": "publish", "suspend": "park", "resume": "settle", "change suspended": "settle"}
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [(kind, method) for kind, used in USED.items() for method in (used, "append_control")],
+)
+async def test_it_dies_at_a_step(site: Site, kind: str, method: str, after: bool) -> None:
+    """Issue 6: a change is carried out once, whoever dies when: one form of the job counts."""
+    job = (await site.send(not_before_ms=site.broker.now_ms() + 3_600_000)).id
+    if kind in {"resume", "change suspended"}:
+        await site.ask(job, Change(suspend=True))
+        await site.drive()
+    change = {
+        "change": Change(priority=9),
+        "suspend": Change(suspend=True),
+        "resume": Change(suspend=False),
+        "change suspended": Change(priority=9),
+    }[kind]
+    await site.ask(job, change)
+    with pytest.raises(ExceptionGroup) as raised:
+        await site.drive(Mortal(site.broker, method, after=after))
+    assert raised.group_contains(Died)
+    await site.drive()
+    aside = kind in {"suspend", "change suspended"}
+    assert await site.forms(job) == ["aside" if aside else "queued"]
+    row = await site.row(job)
+    assert row is not None
+    assert row["state"] == ("suspended" if aside else "queued")
+    assert row["priority"] == (9 if change.priority else 4)
+    expected = {"suspend": "suspended", "resume": "resumed", "change suspended": "suspended"}
+    # Of one that was found done it is only known that it was.
+    assert (await site.answers())[-1] in {expected.get(kind, "changed"), "changed"}
+
+
+async def test_two_changes_at_once_are_carried_out_in_order(site: Site) -> None:
+    """The last one stands; what the first one published never counts."""
+    job = (await site.send()).id
+    await site.ask(job, Change(priority=1))
+    await site.ask(job, Change(priority=2))
+    await site.drive()
+    await eventually(lambda: _has(site, job, priority=2))
+    assert await site.forms(job) == ["queued"]
+    assert await site.answers() == ["changed", "changed"]
+
+
+async def test_what_a_refused_change_leaves_old_stays_old(site: Site) -> None:
+    """A second change that comes too late does not make the first one's old message count again."""
+    job = (await site.send()).id
+    await site.ask(job, Change(priority=1))
+    await site.drive()
+    await eventually(lambda: _has(site, job, priority=1))
+    asking = await site.ask(job, Change(suspend=True))
+    await site.ask(job, None)  # cancelled in between: then there is nothing to suspend
+    async with site.database.begin() as connection:
+        await connection.execute(jobs.update().values(state="succeeded", rank=2**62))
+    await site.drive()
+    assert list(asking.jobs.values()) == [job]
+    assert "it is over: succeeded" in await site.answers()
+    intents = await read_intents(site.broker)
+    old = Envelope(id=job, queue=QUEUE, task="q.t", generation=1)
+    assert intents.standing_of(old) is Standing.SUPERSEDED
+    new = Envelope(id=job, queue=QUEUE, task="q.t", generation=2)
+    assert intents.standing_of(new) is Standing.CURRENT
+
+
+async def test_a_suspended_job_is_cancelled(site: Site) -> None:
+    """It leaves its parking lot, and is over."""
+    job = (await site.send()).id
+    await site.ask(job, Change(suspend=True))
+    await site.drive()
+    await site.ask(job, None)
+    driving_on = asyncio.create_task(Driver(site.broker, site.database).run())
+    await eventually(lambda: _has(site, job, state="cancelled"))
+    driving_on.cancel()
+    with suppress(asyncio.CancelledError):
+        await driving_on
+    assert await site.forms(job) == []
+    assert not site.broker.state.lanes[QUEUE].parked
+
+
+async def _has(site: Site, job: str, **expected: object) -> bool:
+    row = await site.row(job)
+    assert row is not None
+    assert {name: row[name] for name in expected} == expected
+    return True
