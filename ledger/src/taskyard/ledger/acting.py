@@ -272,8 +272,10 @@ def _row_of(step: Publish | SetAside | TakeUp | Replace | Done, now_ms: int) -> 
 
 def _done_text(step: Step) -> str:
     match step:
-        case SetAside() | Replace():
+        case SetAside():
             return "suspended"
+        case Replace():
+            return "changed; it stays suspended"
         case TakeUp():
             return "resumed"
         case _:
