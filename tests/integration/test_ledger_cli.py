@@ -48,9 +48,9 @@ def tell(ledger_url):
     return lambda *told: asyncio.run(written(told))
 
 
-def sent(name: str, minutes_ago: float = 30, **fields) -> Envelope:
+def sent(job_id: str, minutes_ago: float = 30, **fields) -> Envelope:
     at_ms = SystemClock().now_ms() - round(minutes_ago * 60_000)
-    made = Envelope(id=name, queue="shop", task="shop.pay", body=b'{"n":7}', enqueued_ms=at_ms)
+    made = Envelope(id=job_id, queue="shop", task="shop.pay", body=b'{"n":7}', enqueued_ms=at_ms)
     return msgspec.structs.replace(made, **fields)
 
 
@@ -94,7 +94,8 @@ def test_a_list_for_programs(run, tell):
 def test_every_option_reaches_its_filter(run, tell):
     """ZS-62: each leaves out the one job that it does not mean."""
     context = '{"tenant":"acme"}'
-    envelope = sent("one", 30, app="web", context=context, parent="p", priority=7)
+    more = {"name": "a, b", "submitted_from": "web:7"}
+    envelope = sent("one", 30, app="web", context=context, parent="p", priority=7, **more)
     tell(
         Told(envelope).end("failed", detail="logical", error=error("Broken", "no")),
         Told(sent("two", 90, queue="mail", task="mail.send", body=b'{"n":8}')).end("succeeded"),
@@ -102,6 +103,7 @@ def test_every_option_reaches_its_filter(run, tell):
     options = [
         *("--state=failed", "--queue=shop", "-qshop,stock", "--task=shop.*", "--app=web"),
         *("--tenant=acme", "--id=one", "--parent=p", "--priority=6-high", "--reason=logical"),
+        *("--name=a, b", "--name=a*", "--from-host=web", "--from-host=web:7"),
         *("--fingerprint=Brok", "--arg=n=7", "--created-after=1h", "--changed-after=1h"),
         *("--due-after=1h", "--started-after=1h", "--ended-after=1h"),
     ]
@@ -121,6 +123,25 @@ def test_every_option_reaches_its_filter(run, tell):
     assert run("jobs", "list", "--count", "--kept") == "0\n"
     assert run("jobs", "list", "--count", "--ok") == "0\n"
     assert run("jobs", "list", "--count", "--not-kept") == "2\n"
+
+
+def test_names_and_hosts_are_shown(run, tell):
+    """ZS-07, ZP-27, ZP-28: in lists, of one job, and which there are."""
+    tell(
+        Told(sent("one", app="shop", name="nightly", submitted_from="web:7")),
+        Told(sent("two", app="mail", submitted_from="php-3:1")),
+        Told(sent("six")),
+    )
+    header, *lines = run("jobs", "list", "--sort", "id").splitlines()
+    assert "NAME" in header.split()
+    assert "nightly" in lines[0]
+    assert "name:           nightly" in run("jobs", "show", "one")
+    assert "submitted_from: web:7" in run("jobs", "show", "one")
+    assert "name:" not in run("jobs", "show", "six")
+    found = json.loads(run("jobs", "show", "one", "--json"))
+    assert (found["name"], found["submitted_from"]) == ("nightly", "web:7")
+    assert run("jobs", "hosts") == "php-3\nweb\n"
+    assert json.loads(run("jobs", "apps", "--json")) == ["mail", "shop"]
 
 
 def test_how_many(run, tell):

@@ -104,8 +104,10 @@ async def test_a_job_whose_envelope_was_not_seen_is_listed(ledger):
 
 
 async def test_names_that_occur(ledger):
-    """ZP-28, ZS-65: the applications and the queues, each once."""
+    """ZP-27, ZP-28, ZS-65: applications, queues and the hosts of senders, each once."""
+    assert await reading.hosts(ledger) == []
     assert (await reading.apps(ledger), await reading.queues(ledger)) == ([], [])
     await write(ledger, [one_of_the_mix(n) for n in range(40)])
     assert await reading.apps(ledger) == ["accounting", "web"]
     assert await reading.queues(ledger) == ["mail", "shop", "stock"]
+    assert await reading.hosts(ledger) == ["web", "web-2", "web2"]

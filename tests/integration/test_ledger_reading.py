@@ -49,6 +49,12 @@ CASES = {
     "tenants": (Filter(tenants=("t2", "t3")), lambda n: n % 7 in (2, 3)),
     "ids": (Filter(ids=("job-007", "job-039", "job-040")), lambda n: n in (7, 39)),
     "parent": (Filter(parents=("job-000",)), lambda n: n % 13 == 1),
+    "name": (Filter(names=("run 3*",)), lambda n: n % 4 == 3),
+    "names": (Filter(names=("run 1*", "no")), lambda n: n % 4 == 1),
+    "names by pattern": (Filter(names=("run*",)), lambda n: n % 2 == 1),
+    "host": (Filter(hosts=("web",)), lambda n: n % 5 in (0, 1)),
+    "process": (Filter(hosts=("web:12",)), lambda n: n % 5 == 1),
+    "hosts": (Filter(hosts=("web-2", "web2")), lambda n: n % 5 in (2, 3)),
     "fingerprint": (Filter(fingerprints=("shop.Broken ",)), ends(5)),
     "fingerprints": (Filter(fingerprints=("shop.B",)), ends(5, 7)),
     "no joker there either": (Filter(fingerprints=("shop_B", "%", "*", "shop.b")), ends()),
@@ -106,7 +112,7 @@ CASES = {
 
 
 async def test_each_filter_returns_the_exact_set(ledger):
-    """ZS-62, ZS-65, ZP-15, ZP-16, issue 6, 5: of a known mix of 40 jobs."""
+    """ZS-07, ZS-62, ZS-65, ZP-27, ZP-15, ZP-16, issue 6, 5: of a known mix of 40 jobs."""
     await write(ledger, [one_of_the_mix(n) for n in range(40)])
     await ledger.execute(update(jobs).where(jobs.c.id == "job-011").values(kept=True))
     found, counted, expected = {}, {}, {}
@@ -153,6 +159,8 @@ async def test_a_row_says_where_its_job_stands(ledger):
         app=None,
         tenant="t5",
         parent=None,
+        name="run 1*",
+        submitted_from="web:7",
         kept=False,
         attempt=1,
         deliveries=1,

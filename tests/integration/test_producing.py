@@ -295,7 +295,10 @@ print("children ended with", codes, flush=True)
 
 
 async def test_a_forked_child_connects_anew(url: str, tmp_path: Path) -> None:
-    """A producer made before a fork works on in parent and children, and ends by itself (no close)."""
+    """A producer made before a fork works on in parent and children, and ends by itself (no close).
+
+    Each says for itself where its jobs come from (ZP-27).
+    """
     program = Program(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING],
         log=tmp_path / "forking.log",
@@ -304,11 +307,14 @@ async def test_a_forked_child_connects_anew(url: str, tmp_path: Path) -> None:
     async with program:
         assert await program.wait_exit(within=60) == 0, program.output
         assert "children ended with [0, 0]" in program.output
-    sent = [one.body for one in await take(url, mail.name, 15)]
+    taken = await take(url, mail.name, 15)
+    sent = [one.body for one in taken]
     counts = {
         who: sent.count(f'{{"to":"{who}"}}'.encode()) for who in ("parent", "child-0", "child-1")
     }
     assert counts == {"parent": 5, "child-0": 5, "child-1": 5}
+    origins = {(one.body, one.submitted_from) for one in taken}
+    assert len({origin for _, origin in origins}) == len(origins) == 3
 
 
 FORGETTING = """

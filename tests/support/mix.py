@@ -12,6 +12,8 @@ from taskyard.shared.envelope import Envelope
 NOW_MS = 1_800_000_000_000
 HOUR_MS = 3_600_000
 APPS = ("accounting", "web", None)
+#: Of two processes of one host, of others whose names begin alike, and of a foreign program.
+ORIGINS = ("web:7", "web:12", "web-2:7", "web2", None)
 
 
 def sent(n: int, **fields: Any) -> Envelope:
@@ -29,6 +31,8 @@ def sent(n: int, **fields: Any) -> Envelope:
         app=APPS[n // 2 % 3],
         context=msgspec.json.encode({"tenant": f"t{n % 7}"}).decode() if n % 7 else None,
         parent="job-000" if n % 13 == 1 else None,
+        name=f"run {n % 4}*" if n % 2 else None,
+        submitted_from=ORIGINS[n % 5],
         enqueued_ms=minutes(n),
     )
     return msgspec.structs.replace(made, **fields)

@@ -47,6 +47,8 @@ envelopes = st.fixed_dictionaries(
         "app": st.none() | text,
         "context": st.none() | text,
         "parent": st.none() | text,
+        "name": st.none() | text,
+        "submitted_from": st.none() | text,
         "generation": count,
         "base": st.integers(0, 2**31 - 1),
         "retry": st.none() | text,
@@ -103,6 +105,19 @@ def test_defaults_are_left_out() -> None:
     assert found.type == "checkout.ok"
     assert found.content_type == JSON
     assert found.timestamp == NOW_MS // 1000
+
+
+def test_a_name_and_an_origin_are_headers() -> None:
+    """ZS-07, ZP-27: in plain text, for programs in any language; and read from these."""
+    job = Envelope(id="1", queue="checkout", task="checkout.ok", name="Zoë", submitted_from="web:7")
+    found = read_properties(wire.encode(job, "m-1", NOW_MS), 0)
+    assert found.headers == {"ty-from": "web:7", "ty-name": "Zoë"}
+    again = foreign(headers={"ty-task": "ok", "ty-name": "their's", "ty-from": "php-3:12"})
+    assert (again.envelope.name, again.envelope.submitted_from) == ("their's", "php-3:12")
+    assert again.envelope.extra is None
+    assert (
+        foreign(headers={"ty-task": "ok", "ty-name": 7}).defect == "header ty-name is 7, not text"
+    )
 
 
 def test_only_a_task_and_a_body_make_a_job() -> None:

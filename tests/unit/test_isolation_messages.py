@@ -65,6 +65,7 @@ options = st.builds(
     at_ms=st.none() | numbers,
     retry=st.none() | st.just(RetryPolicy(attempts=2)),
     values=st.none() | values,
+    name=st.none() | texts,
 )
 outcomes = st.one_of(
     st.builds(Succeeded, value=st.none()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
@@ -82,6 +83,39 @@ def test_all_options_travel() -> None:
     assert envelope.app == "shop", "the job's own application wins over the producer's"
     assert envelope.context == '{"tenant":"acme"}'
     assert envelope.parent == "p"
+
+
+@given(
+    name=st.text(
+        st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="<>"),
+        min_size=2,
+        max_size=32,
+    )
+)
+def test_a_name_travels(name: str) -> None:
+    """ZS-07: 2 to 32 characters of any kind, kept by further options; None takes it back."""
+    named = job(name=name)
+    assert named.envelope(NOW_MS).name == name
+    assert named.options(priority="high").envelope(NOW_MS).name == name
+    assert named.options(name=None).envelope(NOW_MS).name is None
+    made = Job[object](queue="checkout", task="verify", args={}, name=name)
+    assert made.envelope(NOW_MS).name == name
+    assert job().envelope(NOW_MS).name is None
+
+
+@pytest.mark.parametrize(
+    "name", ["", "x", "x" * 33, "a<b", "a>b", "a\nb", "a\x7fb", "a\ud800b", 77]
+)
+def test_a_name_that_is_not_valid_is_refused(name: Any) -> None:
+    """ZS-07: it is said what is wrong with it, where the job is made."""
+    with pytest.raises(ConfigurationError, match="name"):
+        job(name=name)
+
+
+def test_who_sends_it_travels() -> None:
+    """ZP-27: host and process of the sender."""
+    assert job().envelope(NOW_MS, submitted_from="web:7").submitted_from == "web:7"
+    assert job().envelope(NOW_MS).submitted_from is None
 
 
 @given(

@@ -21,7 +21,7 @@ CANCEL = cancel_record("a", by="bob", at_ms=NOW_MS - 5000)
 def facts(*runs: Run, state: str = "queued", due_ms: int | None = None, **known: Any) -> Facts:
     row = JobRow(
         id="a", queue="q", task="q.t", state=state, detail=known.pop("detail", None), ok=None, priority=4,
-        app=None, tenant=None, parent=None, kept=False, attempt=1, deliveries=1, generation=1,
+        app=None, tenant=None, parent=None, name=None, submitted_from=None, kept=False, attempt=1, deliveries=1, generation=1,
         created_ms=NOW_MS - 10_000, changed_ms=NOW_MS, due_ms=due_ms, started_ms=known.pop("started_ms", None),
         ended_ms=known.pop("ended_ms", None), expires_ms=None, ttr_ms=known.pop("ttr_ms", None),
         worker="host:1", error_type=known.pop("error_type", None), error_message="no", fingerprint=None,

@@ -145,6 +145,16 @@ def test_encrypted_bodies_are_kept_as_they_are():
     assert unpack(job.request.envelope) == sealed
 
 
+def test_foreign_labels_fit_into_an_index():
+    """ZS-07, ZP-27: PostgreSQL refuses a row whose indexed text is longer than its page allows."""
+    long = "\U0001f600" * 5000
+    (job,) = fold([FeedItem(envelope=envelope(b"{}", name=long, submitted_from=long + "\0"))]).jobs
+    assert job.request is not None
+    for text in (job.request.name, job.request.submitted_from):
+        assert text is not None
+        assert 0 < len(text.encode()) < 2704
+
+
 def test_text_that_postgresql_does_not_store_is_replaced():
     """It knows no NUL: one such error text must not stop the feed."""
     life = Life("one")

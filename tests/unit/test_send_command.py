@@ -6,6 +6,8 @@ import asyncio
 import io
 import json
 import logging
+import os
+import socket
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
@@ -163,6 +165,7 @@ def test_a_failed_job_exits_1_with_its_traceback(send: Run) -> None:
         (["send-tests:echo", "--args", "[1]"], "must be a JSON object"),
         (["send-tests:echo", "--at", "2035-01-31T18:00:00"], "time zone"),
         (["send-tests:echo", "--at", "tomorrow"], "ISO 8601"),
+        (["send-tests:echo", "--name", "<b>"], "job name '<b>' is not valid: use 2 to 32"),
         (["send-tests:echo", "--delay", "soon"], "duration 'soon'"),
         (["send-tests:echo", "--priority", "highest"], "priority 'highest'"),
         (["send-tests:echo", "--delay", "1", "--at", "2035-01-31T18:00:00Z"], "either delay or at"),
@@ -192,13 +195,17 @@ async def test_what_was_sent_is_in_the_queue(
     memory: Broker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The job is stored with its arguments, and its id is printed (LQ-24)."""
-    code, out, err = Run(capsys)("send-tests:test:hello", "--ttr", "5m", "--expires", "1h")
+    code, out, err = Run(capsys)(
+        *("send-tests:test:hello", "--ttr", "5m", "--expires", "1h", "--name", "the first")
+    )
     assert code == 0, err
     consumer = await memory.consume(queue.name, credit=10)
     sent = [delivery.envelope for delivery in await consumer.take() if delivery.envelope.id in out]
     assert len(sent) == 1
     assert sent[0].body == b'{"message":"hello"}'
     assert (sent[0].task, sent[0].ttr_ms) == ("send-tests.test", 300_000)
+    assert sent[0].name == "the first"  # ZS-07
+    assert sent[0].submitted_from == f"{socket.gethostname()}:{os.getpid()}"  # ZP-27
 
 
 def test_no_result_in_time_exits_124(memory: Broker, capsys: pytest.CaptureFixture[str]) -> None:

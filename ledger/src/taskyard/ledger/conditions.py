@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 from sqlalchemy import and_, exists, func, literal, or_, type_coerce
@@ -34,6 +34,13 @@ _LIKE: Final = {ord("\\"): r"\\", ord("%"): r"\%", ord("_"): r"\_"}
 _LIKE_WITH_STARS: Final = {**_LIKE, ord("*"): "%", ord("?"): "_"}
 _GLOB: Final = {ord("["): "[[]", ord("*"): "[*]", ord("?"): "[?]"}
 _GLOB_WITH_STARS: Final = {ord("["): "[[]"}
+
+
+class _Matches(Protocol):
+    """Like a text with stars, or how a column begins, in either dialect."""
+
+    def __call__(self, column: Column[Any], text: str, *, stars: bool) -> Condition: ...
+
 
 _JSONB: Final = JSONB(none_as_null=True)
 _encode: Final = msgspec.json.encode
@@ -116,14 +123,29 @@ def _times(meant: Filter) -> Iterator[Condition]:
 
 def _patterns(meant: Filter, *, postgresql: bool) -> Iterator[Condition]:
     matches = _like if postgresql else _glob
-    exact = [task for task in meant.tasks if not _has_stars(task)]
-    tasks = [matches(jobs.c.task, task, stars=True) for task in meant.tasks if _has_stars(task)]
-    if exact:
-        tasks.append(_is_one_of(jobs.c.task, exact))
-    if tasks:
-        yield or_(*tasks)
+    if meant.tasks:
+        yield _is_like_one_of(jobs.c.task, meant.tasks, matches)
+    if meant.names:
+        yield _is_like_one_of(jobs.c.name, meant.names, matches)
+    if meant.hosts:
+        yield or_(*(_is_from(host, matches) for host in meant.hosts))
     if meant.fingerprints:
         yield or_(*(matches(jobs.c.fingerprint, text, stars=False) for text in meant.fingerprints))
+
+
+def _is_like_one_of(column: Column[Any], texts: Sequence[str], matches: _Matches) -> Condition:
+    """Return that a column is one of some texts, or is like one with stars."""
+    found = [matches(column, text, stars=True) for text in texts if _has_stars(text)]
+    exact = [text for text in texts if not _has_stars(text)]
+    if exact:
+        found.append(_is_one_of(column, exact))
+    return or_(*found)
+
+
+def _is_from(host: str, matches: _Matches) -> Condition:
+    """Return that a job was sent from a host, by any process or (`host:pid`) by that one."""
+    column = jobs.c.submitted_from
+    return or_(column == host, matches(column, f"{host}:", stars=False))
 
 
 def _has_stars(text: str) -> bool:

@@ -68,6 +68,8 @@ class Filter:
         tenants: of its context.
         ids: job ids.
         parents: ids of the jobs that sent it.
+        names: what senders call it; `*` and `?` as for tasks.
+        hosts: where it was sent first: `host`, or `host:pid`.
         fingerprints: how one begins.
         details: failure kinds and park reasons.
         ok: the handler said that it succeeded, or (False) it succeeded without saying so.
@@ -85,6 +87,8 @@ class Filter:
     tenants: tuple[str, ...] = ()
     ids: tuple[str, ...] = ()
     parents: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     fingerprints: tuple[str, ...] = ()
     details: tuple[str, ...] = ()
     ok: bool | None = None

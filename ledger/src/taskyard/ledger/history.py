@@ -16,7 +16,7 @@ import msgspec
 
 from taskyard.ledger.facets import facets_of, tenant_of
 from taskyard.ledger.rows import Batch, Job, Request, Run, Standing, merge_jobs, merge_runs
-from taskyard.ledger.texts import clean, clean_or_none
+from taskyard.ledger.texts import clean, clean_or_none, label_or_none
 from taskyard.shared.envelope import Envelope
 from taskyard.shared.feed import FINISHED, PROGRESSED, STARTED, FeedItem, FeedRecord
 from taskyard.shared.naming import full_task_name
@@ -110,6 +110,8 @@ def job_of_envelope(envelope: Envelope) -> Job:
         tenant=tenant_of(envelope.context),
         priority=envelope.priority,
         parent=clean_or_none(envelope.parent),
+        name=label_or_none(envelope.name),
+        submitted_from=label_or_none(envelope.submitted_from),
         expires_ms=envelope.expires_ms,
         ttr_ms=envelope.ttr_ms,
         facets=facets_of(envelope),

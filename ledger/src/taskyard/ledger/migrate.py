@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from taskyard.ledger.database import Database
 
 #: The newest revision in `migrations/versions`.
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 #: PostgreSQL's advisory lock under which one process at a time migrates: any number of our own.
 _LOCK: Final = 0x7461736B79617264
 

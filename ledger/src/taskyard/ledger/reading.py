@@ -47,6 +47,8 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     app: str | None
     tenant: str | None
     parent: str | None
+    name: str | None
+    submitted_from: str | None
     kept: bool
     attempt: int
     deliveries: int
@@ -159,6 +161,27 @@ async def queues(connection: AsyncConnection) -> list[str]:
 async def apps(connection: AsyncConnection) -> list[str]:
     """Return the applications that sent jobs."""
     return await _distinct(connection, jobs.c.app)
+
+
+async def hosts(connection: AsyncConnection) -> list[str]:
+    """Return the hosts that sent jobs: by one look into the index for each, whatever its processes."""
+    found: set[str] = set()
+    column, after = jobs.c.submitted_from, ""
+    while True:
+        statement = select(func.min(column)).where(column > after)
+        first: str | None = (await connection.execute(statement)).scalar_one()
+        if first is None:
+            return sorted(found)
+        host = host_of(first)
+        found.add(host)
+        # Behind all processes of this host: compared byte by byte, `;` follows `:`.
+        after = f"{host};" if host != first else first
+
+
+def host_of(origin: str) -> str:
+    """Return the host of `host:pid`; of other programs' texts, all of it."""
+    host, colon, pid = origin.rpartition(":")
+    return host if colon and pid.isdecimal() else origin
 
 
 async def _distinct(connection: AsyncConnection, column: Column[Any]) -> list[str]:

@@ -18,6 +18,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str | None
     priority: int
     parent: str | None
+    name: str | None
+    submitted_from: str | None
     expires_ms: int | None
     ttr_ms: int | None
     facets: str | None

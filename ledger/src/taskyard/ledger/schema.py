@@ -56,6 +56,8 @@ jobs: Final = Table(
     Column("tenant", Text),
     Column("priority", SmallInteger),
     Column("parent", Text),
+    Column("name", _Prefixed, comment="what its sender calls it"),
+    Column("submitted_from", _Prefixed, comment="host:pid of whoever sent it first"),
     Column("expires_ms", BigInteger),
     Column("ttr_ms", BigInteger),
     Column("facets", _Facets, comment="its plain top-level arguments, to be searched by"),
@@ -81,7 +83,7 @@ jobs: Final = Table(
 # One column each: few values, so they stay small, and a database combines those that a query names.
 for _name in ("queue", "task", "state", "priority", "app"):
     Index(None, jobs.c[_name])
-for _name in ("tenant", "fingerprint", "parent"):
+for _name in ("tenant", "fingerprint", "parent", "name", "submitted_from"):
     Index(None, jobs.c[_name], postgresql_where=jobs.c[_name].is_not(None))
 for _name in ("changed_ms", "due_ms", "ended_ms"):
     # Rows lie about in the order of their times: a block range index is a thousandth of a tree.

@@ -72,6 +72,7 @@ def envelope_of(
     parent: str | None,
     address: str | None,
     keys: KeyRing,
+    origin: str | None = None,
 ) -> Envelope:
     """Return a job as it travels when it is sent here and now, by the job that runs here.
 
@@ -83,6 +84,7 @@ def envelope_of(
         parent: id of the job it comes from; None takes the job that runs here, if one does.
         address: for its outcome, if it asks for one.
         keys: for arguments that travel encrypted.
+        origin: `host:pid` of this process.
 
     Raises:
         PayloadTooLarge: its arguments exceed the limit.
@@ -92,9 +94,15 @@ def envelope_of(
     context = current_job()
     reply = address if job.resolved.reply else None
     if context is None:
-        envelope = job.envelope(now_ms, app=app, parent=parent, reply=reply)
+        envelope = job.envelope(now_ms, app=app, parent=parent, reply=reply, submitted_from=origin)
     else:
-        envelope = job.envelope(now_ms, app=app, parent=parent or context.job_id, reply=reply)
+        envelope = job.envelope(
+            now_ms,
+            app=app,
+            parent=parent or context.job_id,
+            reply=reply,
+            submitted_from=origin,
+        )
         trace = context.envelope.traceparent
         if trace is not None:
             envelope = msgspec.structs.replace(envelope, traceparent=trace)

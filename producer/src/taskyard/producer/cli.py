@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     "input.",
 )
 @click.option("--encrypt", is_flag=True, help="Encrypt all arguments.")
+@click.option("--name", metavar="TEXT", help="What to call it: 2 to 32 characters.")
 @click.option("--priority", default="normal", help="low, normal, high, urgent, or 0 to 9.")
 @click.option("--delay", metavar="TIME", help="Time until it is due, such as 90, 5m or 2h.")
 @click.option("--at", metavar="DATE", help="When it is due: ISO 8601 with its offset from UTC.")
@@ -51,6 +52,7 @@ def send(
     text: str | None,
     secrets: tuple[str, ...],
     encrypt: bool,
+    name: str | None,
     priority: str,
     delay: str | None,
     at: str | None,
@@ -73,6 +75,8 @@ def send(
     if timeout is not None and not wait:
         raise click.UsageError("--timeout needs --wait")
     options = Options(priority=cast("Any", priority), reply=wait, encrypt=encrypt)
+    if name is not None:
+        options["name"] = name
     if delay is not None:
         options["delay"] = delay
     if at is not None:

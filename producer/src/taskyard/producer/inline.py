@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskyard.producer.call import envelope_of
 from taskyard.producer.handle import AsyncHandle
+from taskyard.producer.origin import origin
 from taskyard.producer.replies import Awaited
 from taskyard.producer.tally import Tally
 from taskyard.shared.broker import PublishStatus, Receipt
@@ -47,6 +48,7 @@ class Inline:
         self._settings = settings
         self._app = app or settings.app or None
         self._parent = parent
+        self._origin = origin()
         self._tally = Tally(metrics)
         self._clock = SystemClock()
         self._keys = settings.key_ring() or _passing_key()
@@ -71,6 +73,7 @@ class Inline:
             parent=self._parent,
             address=_ADDRESS,
             keys=self._keys,
+            origin=self._origin,
         )
 
     async def run(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from taskyard.producer.call import envelope_of
 from taskyard.producer.direct import Direct
 from taskyard.producer.fallback import Fallback
+from taskyard.producer.origin import origin
 from taskyard.producer.publisher import Publisher
 from taskyard.producer.replies import Replies
 from taskyard.producer.spool import Spool
@@ -85,6 +86,7 @@ class Session:
         )
         self._app = app or settings.app or None
         self._keys = settings.key_ring()
+        self._origin = origin()
         self._parent = parent
         self._owned = not shared
         self._opened = shared
@@ -157,6 +159,7 @@ class Session:
             parent=self._parent,
             address=address,
             keys=self._keys,
+            origin=self._origin,
         )
 
     def error_of(

@@ -61,6 +61,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_default
         app: the publishing application.
         context: propagated values, a JSON object as text.
         parent: id of the job that sent this one.
+        name: what its sender calls it, for people.
+        submitted_from: `host:pid` of the process that sent it first.
         generation: raised by each edit of a job that has not started, or is parked.
         base: the attempt after which the retry budget starts anew (raised by a release).
         retry: the job's own retry policy, as JSON text.
@@ -96,6 +98,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_default
     traceparent: str | None = None
     enc_key: str | None = None
     enc_nonce: str | None = None
+    name: str | None = None
+    submitted_from: str | None = None
     message_id: str = ""
     parking: Parking | None = None
     extra: Mapping[str, object] | None = None

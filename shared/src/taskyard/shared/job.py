@@ -14,7 +14,7 @@ from taskyard.shared.clock import from_datetime
 from taskyard.shared.duration import Duration, parse_duration
 from taskyard.shared.envelope import Envelope, mint_id
 from taskyard.shared.errors import ConfigurationError, InvalidArguments
-from taskyard.shared.naming import check_queue_name, check_task_name, full_task_name
+from taskyard.shared.naming import check_job_name, check_queue_name, check_task_name, full_task_name
 from taskyard.shared.priority import Priority, parse_priority
 from taskyard.shared.propagation import current_values, encode_values
 from taskyard.shared.retry import RetryPolicy, encode_policy
@@ -44,6 +44,7 @@ class Options(TypedDict, total=False):
         reply: send the outcome back, so that `result()` works.
         app: overrides the producer's application name.
         values: propagated values; None captures those current when it is sent.
+        name: a label for people, 2 to 32 characters without `<`, `>` and control characters.
         encrypt: encrypt all arguments. True stays, and jobs of a queue that encrypts always are.
     """
 
@@ -56,6 +57,7 @@ class Options(TypedDict, total=False):
     reply: bool
     app: str | None
     values: Mapping[str, object] | None
+    name: str | None
     encrypt: bool
 
 
@@ -74,6 +76,7 @@ class ResolvedOptions:
     app: str | None = None
     values: Mapping[str, object] | None = None
     encrypt: bool = False
+    name: str | None = None
     own_id: bool = False
     """The job's id was chosen, not minted."""
 
@@ -224,6 +227,7 @@ class Job(Generic[R_co]):
         app: str | None = None,
         parent: str | None = None,
         reply: str | None = None,
+        submitted_from: str | None = None,
     ) -> Envelope:
         """Return the job as it travels when sent at `now_ms`, its secrets not sealed yet (null).
 
@@ -232,6 +236,7 @@ class Job(Generic[R_co]):
             app: the sending application.
             parent: id of the job that sends it.
             reply: the address for the outcome, if one is wanted.
+            submitted_from: `host:pid` of the sending process.
 
         """
         o = self.resolved
@@ -253,6 +258,8 @@ class Job(Generic[R_co]):
             parent=parent,
             retry=None if o.retry is None else encode_policy(o.retry),
             reply=(reply,) if reply is not None else (),
+            name=o.name,
+            submitted_from=submitted_from,
         )
 
 
@@ -305,6 +312,13 @@ def _set_priority(values: dict[str, Any], value: Any) -> None:
     values["priority"] = parse_priority(value)
 
 
+def _set_name(values: dict[str, Any], value: Any) -> None:
+    if value is not None and not isinstance(value, str):
+        msg = f"name={value!r} is not text"
+        raise ConfigurationError(msg)
+    values["name"] = None if value is None else check_job_name(value)
+
+
 def _set_encrypt(values: dict[str, Any], value: Any) -> None:
     values["encrypt"] = values["encrypt"] or bool(value)
 
@@ -326,6 +340,7 @@ _SETTERS: dict[str, Any] = {
     "reply": _plain("reply"),
     "app": _plain("app"),
     "values": _plain("values"),
+    "name": _set_name,
     "encrypt": _set_encrypt,
 }
 

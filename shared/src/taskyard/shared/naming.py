@@ -1,15 +1,18 @@
-"""The rules for names that users choose: queues, tasks, namespaces."""
+"""The rules for names that users choose: queues, tasks, jobs, namespaces."""
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
+from unicodedata import category
 
 from taskyard.shared.errors import ConfigurationError
 
 _QUEUE = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _TASK = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}")
 _NAMESPACE = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+#: Categories of Unicode: control characters, and what has no UTF-8.
+_UNSEEN = frozenset({"Cc", "Cs"})
 
 
 @lru_cache(maxsize=4096)
@@ -47,6 +50,23 @@ def check_namespace(name: str) -> str:
         msg = (
             f"TASKYARD_NAMESPACE {name!r} is not valid: use 1 to 32 of a-z, 0-9, '_' and '-', "
             "starting with a letter or digit"
+        )
+        raise ConfigurationError(msg)
+    return name
+
+
+def check_job_name(name: str) -> str:
+    """Return a valid name of a single job unchanged.
+
+    Raises:
+        ConfigurationError: it has less than 2 or more than 32 characters, or holds `<`, `>`, a
+            control character or half of a surrogate pair.
+
+    """
+    if not 2 <= len(name) <= 32 or any(c in "<>" or category(c) in _UNSEEN for c in name):
+        msg = (
+            f"job name {name!r} is not valid: use 2 to 32 characters, without '<', '>' and control "
+            "characters"
         )
         raise ConfigurationError(msg)
     return name

@@ -34,6 +34,9 @@ EXPIRES: Final = "ty-expires"
 TTR: Final = "ty-ttr"
 CONTEXT: Final = "ty-context"
 PARENT: Final = "ty-parent"
+NAME: Final = "ty-name"
+#: `host:pid` of the process that sent a job first; whoever publishes it again keeps it.
+FROM: Final = "ty-from"
 GENERATION: Final = "ty-generation"
 BASE: Final = "ty-base"
 RETRY: Final = "ty-retry"
@@ -78,7 +81,10 @@ _error_decoder: Final = msgspec.json.Decoder(ErrorInfo)
 
 
 def encode_headers(envelope: Envelope) -> dict[str, object]:
-    """Return the headers that carry what a broker's own properties do not."""
+    """Return the headers that carry what a broker's own properties do not, but for `FROM`.
+
+    That is one text for all that a process sends: an adapter writes it in its own, cheaper way.
+    """
     headers: dict[str, object] = dict(envelope.extra) if envelope.extra else {}
     if envelope.enqueued_ms is not None:
         headers[ENQUEUED] = envelope.enqueued_ms
@@ -103,6 +109,8 @@ def encode_headers(envelope: Envelope) -> dict[str, object]:
 
 
 def _encode_rare(envelope: Envelope, headers: dict[str, object]) -> None:
+    if envelope.name is not None:
+        headers[NAME] = envelope.name
     if envelope.ttr_ms is not None:
         headers[TTR] = envelope.ttr_ms
     if envelope.expires_ms is not None:
@@ -261,6 +269,8 @@ _READERS: Final[dict[str, tuple[str, Callable[[object], object]]]] = {
     TTR: ("ttr_ms", _instant),
     CONTEXT: ("context", _text),
     PARENT: ("parent", _text),
+    NAME: ("name", _text),
+    FROM: ("submitted_from", _text),
     GENERATION: ("generation", _count),
     BASE: ("base", _natural),
     RETRY: ("retry", _text),

@@ -172,8 +172,14 @@ async def _failures(
 
 def _print_jobs(jobs: list[JobRow], total: Count, offset: int, *, arguments: bool) -> None:
     columns = ("id", "queue", "task", "state", "reason", "priority", "attempt", "created", "ended")
+    named = any(job.name for job in jobs)
     print_table(
-        (*columns, "error", *(("arguments",) if arguments else ())),
+        (
+            *columns,
+            *(("name",) if named else ()),
+            "error",
+            *(("arguments",) if arguments else ()),
+        ),
         [
             [
                 job.id,
@@ -185,6 +191,7 @@ def _print_jobs(jobs: list[JobRow], total: Count, offset: int, *, arguments: boo
                 job.attempt,
                 instant(job.created_ms),
                 instant(job.ended_ms),
+                *((job.name,) if named else ()),
                 _line(job.error_message),
                 *((_json(job.arguments),) if arguments else ()),
             ]

@@ -52,6 +52,8 @@ _OPTIONS: Final = (
     _many("--tenant", "tenants", metavar="TENANT", help="Of this tenant (of the context)."),
     _many("--id", "ids", metavar="ID", help="With this id."),
     _many("--parent", "parents", metavar="ID", help="Sent by this job."),
+    _many("--name", "names", metavar="NAME", help="That its sender calls so; also a pattern."),
+    _many("--from-host", "hosts", metavar="HOST[:PID]", help="Sent first from this host."),
     _many("--priority", "priorities", metavar="N|N-M", help="Of this priority: 7, high or 4-9."),
     _many("--reason", "details", metavar="REASON", help="Failed or parked for this reason."),
     _many("--fingerprint", "fingerprints", metavar="TEXT", help="Whose error's begins so."),
@@ -101,6 +103,9 @@ def filter_of(options: Mapping[str, Any], now_ms: int) -> Filter:
         tenants=listed(options["tenants"]),
         ids=listed(options["ids"]),
         parents=listed(options["parents"]),
+        # A name may hold a comma.
+        names=tuple(options["names"]),
+        hosts=listed(options["hosts"]),
         fingerprints=tuple(options["fingerprints"]),
         details=parse_details(options["details"]),
         ok=options["ok"],

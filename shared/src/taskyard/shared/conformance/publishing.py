@@ -49,6 +49,8 @@ def full(queue: str, now_ms: int) -> Envelope:
         app="Kässe-☃",
         context='{"tenant":"Ünïcode","locale":"ru_РУ"}',
         parent=mint_id(),
+        name="Zoë ☃",
+        submitted_from="kässe-3:4711",
         generation=4,
         base=2,
         retry='{"attempts":9,"first":0.5}',

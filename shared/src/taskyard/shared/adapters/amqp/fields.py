@@ -243,9 +243,9 @@ def write_short(value: str) -> bytes:
     return _U8.pack(len(data)) + data
 
 
-def write_table(table: Mapping[str, object]) -> bytes:
-    """Return headers as bytes (ValueError when one cannot be carried)."""
-    pieces = [b""]
+def write_table(table: Mapping[str, object], ready: bytes = b"") -> bytes:
+    """Return headers as bytes, after some that are `ready` (ValueError when one cannot be carried)."""
+    pieces = [ready]
     for name, value in table.items():
         key = _KEYS.get(name)
         if key is None:
@@ -261,6 +261,12 @@ def write_table(table: Mapping[str, object]) -> bytes:
             pieces.append(key + _value(value))
     data = b"".join(pieces)
     return _U32.pack(len(data)) + data
+
+
+def write_text_field(name: str, value: str) -> bytes:
+    """Return one header that is a text as bytes, as `write_table` takes it ready."""
+    data = value.encode()
+    return write_short(name) + _TYPED_U32.pack(b"S", len(data)) + data
 
 
 def intern_header(name: str) -> None:

@@ -10,7 +10,13 @@ from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
 from taskyard.shared import wire
-from taskyard.shared.adapters.amqp.fields import SHORT_MAX, intern_header, write_short, write_table
+from taskyard.shared.adapters.amqp.fields import (
+    SHORT_MAX,
+    intern_header,
+    write_short,
+    write_table,
+    write_text_field,
+)
 from taskyard.shared.broker import Delivery
 from taskyard.shared.envelope import JSON, Envelope, mint_id
 from taskyard.shared.priority import HIGHEST, NORMAL
@@ -34,6 +40,7 @@ _U64: Final = Struct(">Q")
 _MODE_AND_PRIORITY: Final = tuple(bytes((2, priority)) for priority in range(HIGHEST + 1))
 
 _often = lru_cache(maxsize=1024)(write_short)
+_often_field = lru_cache(maxsize=1024)(write_text_field)
 
 for _name in (wire.ENQUEUED, wire.NOT_BEFORE, wire.ATTEMPT, wire.CONTEXT, wire.TRACEPARENT):
     intern_header(_name)
@@ -57,7 +64,7 @@ def encode(envelope: Envelope, message_id: str, now_ms: int, *, with_queue: bool
     headers = wire.encode_headers(envelope)
     if with_queue:
         headers[wire.QUEUE] = envelope.queue
-    priority = envelope.priority
+    priority, origin = envelope.priority, envelope.submitted_from
     if envelope.parking is not None and priority != NORMAL:
         # From 4.3 on a quorum queue orders by priority; a parking lot keeps the order of parking.
         headers[wire.PARK_PRIORITY], priority = priority, NORMAL
@@ -66,7 +73,7 @@ def encode(envelope: Envelope, message_id: str, now_ms: int, *, with_queue: bool
         (
             _U16.pack(_FLAGS | (_TYPE if task else 0) | (_APP if app is not None else 0)),
             _often(envelope.content_type),
-            write_table(headers),
+            write_table(headers, b"" if origin is None else _often_field(wire.FROM, origin)),
             _MODE_AND_PRIORITY[priority],
             write_short(envelope.id),
             write_short(message_id),

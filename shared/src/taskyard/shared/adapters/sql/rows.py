@@ -49,6 +49,8 @@ class Stored(msgspec.Struct, array_like=True, gc=False):
     extra: dict[str, object] | None = None
     enc_key: str | None = None
     enc_nonce: str | None = None
+    name: str | None = None
+    submitted_from: str | None = None
 
 
 class JobRow(NamedTuple):
@@ -102,7 +104,7 @@ def encode(e: Envelope, message_id: str) -> bytes:
             e.id, e.queue, e.task, e.content_type, e.priority, e.attempt, e.deliveries,
             e.enqueued_ms, e.not_before_ms, e.expires_ms, e.ttr_ms, e.app, e.context, e.parent,
             e.generation, e.base, e.retry, e.reply, e.traceparent, message_id, e.parking, e.extra,
-            e.enc_key, e.enc_nonce,
+            e.enc_key, e.enc_nonce, e.name, e.submitted_from,
         )
     )  # fmt: skip
 
@@ -117,7 +119,7 @@ def decode(blob: bytes, body: bytes, *, queue: str = "") -> Envelope:
         ttr_ms=s.ttr_ms, app=s.app, context=s.context, parent=s.parent, generation=s.generation,
         base=s.base, retry=s.retry, reply=s.reply, traceparent=s.traceparent,
         message_id=s.message_id, parking=s.parking, extra=s.extra, enc_key=s.enc_key,
-        enc_nonce=s.enc_nonce,
+        enc_nonce=s.enc_nonce, name=s.name, submitted_from=s.submitted_from,
     )  # fmt: skip
 
 
