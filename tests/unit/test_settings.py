@@ -62,7 +62,8 @@ def test_every_setting_can_be_a_file(
         "broker_url": "sqlite:///f.db", "management_url": "http://f/", "ledger_url": "sqlite:///l",
         "mode": "eager", "log_format": "console", "log_level": "debug", "log_file": "f.log",
         "state_dir": "f", "namespace": "fff", "app": "f", "metrics_host": "f",
-        "encryption_keys": "k1:AAAA", "output": "all",
+        "encryption_keys": "k1:AAAA", "output": "all", "record": "none",
+        "record_arguments": "none",
     }.get(name, "1024")  # fmt: skip
     file = tmp_path / "secret"
     file.write_text(f"{example}\n")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from taskyard.broker_setup.intents import read_intents
+from taskyard.broker_setup.recording import policy_by
 from taskyard.broker_setup.session import open_broker
 from taskyard.broker_setup.setup import describe, make_plan, specs_of
 from taskyard.shared.broker import ORPHANS, SetupSpec
@@ -43,7 +44,7 @@ async def examine(modules: Sequence[str]) -> list[Finding]:
     spool = await _spool(settings)
     try:
         async with open_broker(settings) as broker:
-            specs = specs_of(declared)
+            specs = specs_of(declared, policy_by(settings))
             return [
                 Finding("ok", f"broker answers; namespace {settings.namespace}"),
                 *_state(broker),
@@ -115,6 +116,8 @@ async def _topology(broker: Broker, spec: SetupSpec, modules: Sequence[str]) -> 
         ]
     if made.missing:
         return [Finding("error", f"{len(made.missing)} parts of the topology are missing", command)]
+    if made.recording:
+        return [Finding("error", str(change), command) for change in made.recording]
     if not made.verified:
         return [
             Finding(

@@ -10,7 +10,13 @@ import msgspec
 from taskyard.broker_setup.intents import check_queues
 from taskyard.shared.broker import ORPHANS, Selection, Settlement, park_reason_of
 from taskyard.shared.errors import ConfigurationError, NotFound
-from taskyard.shared.feed import FINISHED, FeedRecord, Reply, encode_reply
+from taskyard.shared.feed import (
+    FINISHED,
+    RELEASED as RELEASED_EVENT,
+    FeedRecord,
+    Reply,
+    encode_reply,
+)
 from taskyard.shared.naming import full_task_name
 from taskyard.shared.sealing import sealed_arguments
 from taskyard.shared.states import DISCARD_KIND, FailureKind, ParkReason
@@ -123,6 +129,12 @@ def released(
         reply=reply,
         extra=extra,
     )
+
+
+def released_record(copy: Envelope, *, by: str) -> FeedRecord:
+    """Return the record that a job waits again: its copy may be of a queue that the feed leaves out."""
+    at_ms = copy.not_before_ms or 0
+    return FeedRecord.of(copy, RELEASED_EVENT, at_ms=at_ms, worker=by, due=copy.not_before_ms)
 
 
 def is_sealed(envelope: Envelope) -> bool:

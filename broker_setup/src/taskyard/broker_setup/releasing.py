@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from taskyard.broker_setup.intents import check_queues
 from taskyard.broker_setup.moving import Mover, Tally
 from taskyard.broker_setup.pace import Pace
-from taskyard.broker_setup.parking import discarded, is_sealed, lots, released
+from taskyard.broker_setup.parking import discarded, is_sealed, lots, released, released_record
 from taskyard.broker_setup.survey import Survey, resolve_fingerprint, survey
 from taskyard.broker_setup.watching import describe, watching
 from taskyard.shared.broker import Settlement
@@ -139,7 +139,8 @@ class Releasing:
             copy = released(envelope, broker.now_ms(), by=order.by, to=order.to, watch=address)
             if watch is not None:
                 watch.expect(copy)
-            return Settlement(delivery=delivery, copies=(copy,))
+            record = released_record(copy, by=order.by) if broker.recording else None
+            return Settlement(delivery=delivery, copies=(copy,), record=record)
 
         return Mover(
             broker=broker,

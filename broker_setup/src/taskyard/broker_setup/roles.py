@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from taskyard.broker_setup.recording import policy_by
 from taskyard.broker_setup.session import open_broker
 from taskyard.broker_setup.setup import apply_spec, specs_of
 from taskyard.shared.broker import SetupSpec
@@ -29,7 +30,7 @@ async def setup(modules: Sequence[str], settings: Settings) -> None:
         ConfigurationError: something exists with other, immutable properties.
 
     """
-    specs = specs_of(load_queues(modules))
+    specs = specs_of(load_queues(modules), policy_by(settings))
     async with open_broker(settings) as broker:
         await apply_spec(
             broker, SetupSpec(queues=tuple(specs.values()), ledger=COORDINATOR in names_of(GROUP))

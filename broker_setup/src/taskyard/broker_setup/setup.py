@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from taskyard.broker_setup.recording import Change, changes, in_force, left_out
+from taskyard.broker_setup.session import operator
 from taskyard.shared.broker import QueueSpec, SetupSpec
 from taskyard.shared.catalogue import load_queues
 from taskyard.shared.errors import ConfigurationError
 from taskyard.shared.naming import check_queue_name
+from taskyard.shared.recording import EVERYTHING, Policy
 from taskyard.shared.topology import Action, Create, Differs, plan
 
 if TYPE_CHECKING:
@@ -17,7 +20,6 @@ if TYPE_CHECKING:
 
     from taskyard.shared.broker import Broker
     from taskyard.shared.task import Queue
-    from taskyard.shared.topology import Topology
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +29,15 @@ class Plan:
     Attributes:
         actions: in the order in which they are safe to apply.
         verified: False where bindings could not be looked at.
+        recording: queues whose recording policy is to change.
+        logged: there is a control log that could be read.
 
     """
 
     actions: tuple[Action, ...]
     verified: bool
+    recording: tuple[Change, ...] = ()
+    logged: bool = True
 
     @property
     def differences(self) -> tuple[Differs, ...]:
@@ -44,19 +50,32 @@ class Plan:
         return tuple(
             action
             for action in self.actions
-            if not (isinstance(action, Create) and action.unverified)
+            if isinstance(action, Differs) or not action.unverified
         )
 
+    @property
+    def lines(self) -> list[str]:
+        """All that is known not to be as it should, for people."""
+        return [*map(describe, self.missing), *map(str, self.recording)]
 
-def spec_of(modules: Sequence[str], queues: Sequence[str], *, ledger: bool) -> SetupSpec:
+
+def spec_of(
+    modules: Sequence[str], queues: Sequence[str], *, ledger: bool, policy: Policy = EVERYTHING
+) -> SetupSpec:
     """Return what is asked for by modules and by `NAME[:TYPE]` texts.
+
+    Args:
+        modules: import paths.
+        queues: that no module declares; what is recorded of them stays as it is.
+        ledger: with the lifecycle feed.
+        policy: of declared queues that do not say what is recorded of them.
 
     Raises:
         ConfigurationError: nothing is asked for, a name is declared twice, or one is not valid.
 
     """
     declared = load_queues(modules) if modules else {}
-    specs = dict(specs_of(declared))
+    specs = dict(specs_of(declared, policy))
     for text in queues:
         name, _, kind = text.partition(":")
         check_queue_name(name)
@@ -72,21 +91,39 @@ def spec_of(modules: Sequence[str], queues: Sequence[str], *, ledger: bool) -> S
     return SetupSpec(queues=tuple(specs[name] for name in sorted(specs)), ledger=ledger)
 
 
-def specs_of(queues: Mapping[str, Queue[Any]]) -> dict[str, QueueSpec]:
-    """Return declared queues as what is to be set up."""
-    return {name: QueueSpec(name=name, type=queue.type) for name, queue in queues.items()}
+def specs_of(queues: Mapping[str, Queue[Any]], policy: Policy = EVERYTHING) -> dict[str, QueueSpec]:
+    """Return declared queues as what is to be set up; `policy` is of those that name none."""
+    return {
+        name: QueueSpec(
+            name=name,
+            type=queue.type,
+            policy=Policy(queue.record or policy.jobs, queue.record_arguments or policy.arguments),
+        )
+        for name, queue in queues.items()
+    }
 
 
 async def make_plan(broker: Broker, spec: SetupSpec) -> Plan:
     """Compare the broker with what is asked for."""
+    known = await in_force(broker)
+    spec = replace(spec, left_out=left_out(spec, known or {}))
     observed = await broker.observe(spec)
-    return _plan(broker.desired(spec, observed), observed)
+    return Plan(
+        actions=tuple(plan(broker.desired(spec, observed), observed)),
+        verified=observed.verified,
+        recording=tuple(changes(spec, known or {})),
+        logged=known is not None,
+    )
 
 
 async def apply_spec(broker: Broker, spec: SetupSpec) -> Plan:
     """Bring the broker to what is asked for and return what was done.
 
+    A queue's recording policy is made known before the queue is: whoever meets one of its jobs can
+    know of it.
+
     Raises:
+        ControlUnavailable: a policy was to change, and the control log cannot be written now.
         ConfigurationError: something exists with other, immutable properties; nothing was changed.
 
     """
@@ -98,6 +135,13 @@ async def apply_spec(broker: Broker, spec: SetupSpec) -> Plan:
             "remove it when it is empty, or keep its type in the declaration"
         )
         raise ConfigurationError(msg)
+    if made.recording:
+        if not made.logged:
+            bare = replace(spec, queues=())
+            observed = await broker.observe(bare)
+            await broker.apply(plan(broker.desired(bare, observed), observed))
+        by, at_ms = operator(), broker.now_ms()
+        await broker.append_control([each.record(by=by, at_ms=at_ms) for each in made.recording])
     await broker.apply(made.actions)
     return made
 
@@ -110,10 +154,6 @@ def describe(action: Action) -> str:
         listed = ", ".join(str(difference) for difference in action.differences)
         return f"{_name(action.entity.key)} differs: {listed}"
     return f"remove {_name(action.entity.key)}"
-
-
-def _plan(desired: Topology, observed: Topology) -> Plan:
-    return Plan(actions=tuple(plan(desired, observed)), verified=observed.verified)
 
 
 def _name(key: tuple[str, ...]) -> str:

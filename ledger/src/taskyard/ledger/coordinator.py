@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from taskyard.ledger.database import Database
 from taskyard.ledger.housekeeper import Housekeeper
 from taskyard.ledger.migrate import prepare
+from taskyard.ledger.policies import Policies
 from taskyard.ledger.recorder import Recorder
 from taskyard.shared.brokers import connect
 from taskyard.shared.errors import ConfigurationError
@@ -67,12 +68,14 @@ async def run_coordinator(settings: Settings, *, signals: bool = True, health: b
 async def _live(settings: Settings, *, health: bool) -> None:
     async with _opened(settings) as (broker, database):
         metrics = Metrics()
-        recorder = Recorder(broker, database, metrics)
+        policies = Policies(broker)
+        recorder = Recorder(broker, database, metrics, policies=policies)
         housekeeper = Housekeeper(broker, database, settings, metrics)
         server = _listen(broker, recorder, metrics, settings) if health else None
         _log.info("coordinator started", ledger=str(database))
         try:
             async with asyncio.TaskGroup() as group:
+                group.create_task(policies.run(), name="policies")
                 group.create_task(recorder.run(), name="recorder")
                 group.create_task(housekeeper.run(), name="housekeeper")
         except* ConfigurationError as errors:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from taskyard.ledger.facets import facets_of, tenant_of
+from taskyard.ledger.recording import NotRecorded, arguments_of
 from taskyard.ledger.rows import Batch, Job, Request, Run, Standing, merge_jobs, merge_runs
 from taskyard.ledger.texts import clean, clean_or_none, label_or_none
 from taskyard.shared.envelope import Envelope
-from taskyard.shared.feed import FINISHED, PROGRESSED, STARTED, FeedItem, FeedRecord
+from taskyard.shared.feed import FINISHED, PROGRESSED, RELEASED, STARTED, FeedItem, FeedRecord
 from taskyard.shared.naming import full_task_name
 from taskyard.shared.states import State
 
@@ -31,7 +32,7 @@ UNDER_WAY: Final = 2  # started, or handed back: the later of these
 SET_ASIDE: Final = 3  # retried or parked: by the worker; an operator may end it still
 ENDED: Final = 4
 
-_EVENTS: Final = frozenset({STARTED, PROGRESSED, FINISHED})
+_EVENTS: Final = frozenset({STARTED, PROGRESSED, FINISHED, RELEASED})
 
 #: What of a job's error is kept in its own row, for lists; its run has all of it.
 _SHORT: Final = 300
@@ -59,6 +60,8 @@ def fold(items: Iterable[FeedItem]) -> Batch:
             if record.event not in _EVENTS:
                 continue  # of a newer version
             _put_job(jobs, job_of_record(record))
+            if record.event == RELEASED:
+                continue  # nothing runs yet
             run = run_of(record)
             known = runs.get(run.key)
             runs[run.key] = run if known is None else merge_runs(known, run)
@@ -151,11 +154,13 @@ def job_of_record(record: FeedRecord) -> Job:
 
 
 def _standing_of(record: FeedRecord) -> Standing:
-    if record.event != FINISHED:
+    if record.event == RELEASED:
+        phase, state = PUBLISHED, State.QUEUED
+    elif record.event != FINISHED:
         phase, state = UNDER_WAY, State.RUNNING
     else:
         phase, state = _PHASE_OF.get(record.outcome, (UNDER_WAY, State.QUEUED))
-    ended = phase != UNDER_WAY
+    ended = phase > UNDER_WAY
     error = record.error
     generation, attempt, deliveries = _counts(record)
     return Standing(
@@ -233,5 +238,22 @@ _envelope: Final = msgspec.msgpack.Decoder(Envelope)
 
 
 def unpack(envelope: bytes) -> Envelope:
-    """Return a job's envelope as its row holds it (ValueError when it is none)."""
+    """Return a job's envelope as its row holds it, to be sent again.
+
+    Raises:
+        NotRecorded: it has been recorded without its arguments.
+        ValueError: it is none.
+
+    """
+    found = peek(envelope)
+    if (kept := arguments_of(found)) != "full":
+        raise NotRecorded(
+            f"its arguments are not in the ledger (of its queue's, {kept!r} are recorded): send it "
+            "anew from where they are known"
+        )
+    return found
+
+
+def peek(envelope: bytes) -> Envelope:
+    """Return a job's envelope as its row holds it, to be looked at (ValueError when it is none)."""
     return _envelope.decode(envelope)

@@ -9,7 +9,7 @@ from sqlalchemy import and_, func, literal, or_, select
 from taskyard.broker_setup.intents import read_intents
 from taskyard.ledger import lookup
 from taskyard.ledger.explaining import Facts
-from taskyard.ledger.history import unpack
+from taskyard.ledger.history import peek
 from taskyard.ledger.reading import EXACT, Count
 from taskyard.ledger.schema import jobs
 from taskyard.shared.broker import QueueStats
@@ -61,7 +61,7 @@ async def facts_of(broker: Broker, connection: AsyncConnection, job_id: str) -> 
 async def _envelope(connection: AsyncConnection, job: JobRow) -> Envelope:
     found = select(jobs.c.envelope).where(jobs.c.id == job.id)
     packed = (await connection.execute(found)).scalar_one_or_none()
-    return Envelope(id=job.id, queue=job.queue, task=job.task) if packed is None else unpack(packed)
+    return Envelope(id=job.id, queue=job.queue, task=job.task) if packed is None else peek(packed)
 
 
 async def _ahead(connection: AsyncConnection, job: JobRow, now_ms: int) -> Count:

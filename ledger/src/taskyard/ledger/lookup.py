@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import func, select
 
 from taskyard.ledger.reading import JobRow, envelope_of, job_row
+from taskyard.ledger.recording import arguments_of
 from taskyard.ledger.rows import Run
 from taskyard.ledger.schema import jobs, runs
 from taskyard.shared.decide import TimedOut
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from taskyard.shared.recording import RecordedArguments
 
 _TIMED_OUT: Final = f"{TimedOut.__module__}.{TimedOut.__qualname__}"
 
@@ -49,6 +52,7 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     counters: Counters
     runs: list[Run]
     trace: str | None
+    arguments_recorded: RecordedArguments = "full"
 
     @property
     def last(self) -> Run | None:
@@ -78,6 +82,7 @@ async def job(connection: AsyncConnection, job_id: str, *, now_ms: int) -> Histo
         counters=counters(standing.attempt, done),
         runs=done,
         trace=None if envelope is None else _trace(envelope.traceparent),
+        arguments_recorded="none" if envelope is None else arguments_of(envelope),
     )
 
 

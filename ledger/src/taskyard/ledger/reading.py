@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import func, literal, select, text
 
 from taskyard.ledger.conditions import INSTANTS, conditions
-from taskyard.ledger.history import unpack
+from taskyard.ledger.history import peek
 from taskyard.ledger.schema import jobs
 from taskyard.shared.envelope import UNREADABLE
 from taskyard.shared.sealing import shown
@@ -212,7 +212,7 @@ def envelope_of(packed: bytes | None) -> Envelope | None:
     if packed is None:
         return None
     try:
-        return unpack(packed)
+        return peek(packed)
     except UNREADABLE:
         return None
 

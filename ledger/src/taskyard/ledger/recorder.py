@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from sqlalchemy.exc import DBAPIError
 
 from taskyard.ledger.history import fold
+from taskyard.ledger.policies import Policies
+from taskyard.ledger.recording import recorded
 from taskyard.ledger.writing import merge
 from taskyard.shared.errors import Unavailable
 from taskyard.shared.feed import FeedItem
@@ -34,7 +36,7 @@ T = TypeVar("T")
 CREDIT: Final = 4000
 BATCH: Final = 2000
 
-_KINDS: Final = ("job", "record", "skipped")
+_KINDS: Final = ("job", "record", "skipped", "left_out")
 
 #: Seconds before a database that does not answer is tried again; doubled up to the longest.
 _FIRST_S: Final = 0.2
@@ -55,12 +57,14 @@ class Recorder:
         database: Database,
         metrics: Metrics,
         *,
+        policies: Policies | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        """Prepare it; `run` does the work."""
+        """Prepare it; `run` does the work. Without `policies` those that change are not followed."""
         self._broker = broker
         self._database = database
         self._rng = rng or random.Random()
+        self._policies = policies or Policies(broker)
         self._in_hand_ms: int | None = None
         self.problem = ""
         self._count = {kind: metrics.count("ledger_items", kind) for kind in _KINDS}
@@ -97,6 +101,13 @@ class Recorder:
 
     async def _record(self, items: Sequence[FeedItem]) -> None:
         """Write some items in one transaction; what the database refuses is looked for and skipped."""
+        queues = _queues_of(items)
+        await self._patiently(lambda: self._policies.look(queues))
+        items, left_out = recorded(items, self._policies.of)
+        self._count["left_out"].add(left_out)
+        await self._write(items)
+
+    async def _write(self, items: Sequence[FeedItem]) -> None:
         try:
             batch = fold(items)
             self._in_hand_ms = max((job.changed_ms for job in batch.jobs), default=None)
@@ -123,8 +134,8 @@ class Recorder:
             items = [FeedItem(records=(record,)) for record in items[0].records]
         if len(items) > 1:
             half = len(items) // 2
-            await self._record(items[:half])
-            await self._record(items[half:])
+            await self._write(items[:half])
+            await self._write(items[half:])
             return
         self._count["skipped"].add()
         envelope, records = items[0].envelope, items[0].records
@@ -151,3 +162,8 @@ class Recorder:
                 return result
             await asyncio.sleep(delay_s * self._rng.uniform(0.5, 1))
             delay_s = min(delay_s * 2, _LONGEST_S)
+
+
+def _queues_of(items: Sequence[FeedItem]) -> set[str]:
+    found = {item.envelope.queue for item in items if item.envelope is not None}
+    return found.union(record.queue for item in items for record in item.records)

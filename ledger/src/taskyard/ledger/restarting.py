@@ -13,6 +13,7 @@ import msgspec
 from sqlalchemy import select
 
 from taskyard.ledger.history import fold, unpack
+from taskyard.ledger.recording import NotRecorded
 from taskyard.ledger.schema import jobs
 from taskyard.ledger.writing import merge
 from taskyard.shared.broker import PublishStatus
@@ -65,6 +66,8 @@ async def restart(
     for job_id in [job_id for job_id, problem in found.items() if not problem]:
         try:
             copies.append(_again(rows[job_id], now_ms, intents.cancel_of(job_id)))
+        except NotRecorded as error:
+            found[job_id] = str(error)
         except UNREADABLE as error:
             found[job_id] = f"this version cannot read what was asked of it: {error}"
     receipts = await broker.publish(copies, deadline_s=deadline_s) if copies else []

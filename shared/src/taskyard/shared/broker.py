@@ -24,6 +24,7 @@ from taskyard.shared.naming import full_task_name
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 
+    from taskyard.shared.recording import Policy
     from taskyard.shared.topology import Action, Topology
 
 #: Where a parking lot is named: the one of jobs whose own queue is gone (no queue can be called
@@ -458,10 +459,18 @@ class QueueStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueSpec:
-    """A queue as it is to be set up: its name, and its type where the technology has types."""
+    """A queue as it is to be set up.
+
+    Attributes:
+        name: of the queue.
+        type: where the technology has types.
+        policy: what of its jobs is recorded; None leaves it as it is.
+
+    """
 
     name: str
     type: str = "auto"
+    policy: Policy | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -471,11 +480,13 @@ class SetupSpec:
     Attributes:
         queues: to exist.
         ledger: whether the feed is asked for (once it exists it stays).
+        left_out: queues whose published jobs the feed does not get, whoever sets them up.
 
     """
 
     queues: tuple[QueueSpec, ...] = field(default=())
     ledger: bool = False
+    left_out: frozenset[str] = frozenset()
 
 
 class Broker(Protocol):

@@ -29,6 +29,8 @@ VERSION: Final = 1
 STARTED: Final = "started"
 PROGRESSED: Final = "progressed"
 FINISHED: Final = "finished"
+#: An operator has sent a parked job back: it waits, as a new attempt.
+RELEASED: Final = "released"
 
 
 class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -52,13 +54,14 @@ class Facts(TypedDict, total=False):
     ok: str | None
     output: str
     progress: Progress | None
+    request: Envelope | None
 
 
 class FeedRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What happened to one run of a job, identified by (job, attempt, deliveries, message).
 
     Attributes:
-        event: `started` and `progressed` (a best effort both), or `finished`.
+        event: `started` and `progressed` (a best effort both), `finished`, or `released`.
         job: the job's id.
         queue: the queue's name.
         task: the task's full name.
@@ -78,6 +81,7 @@ class FeedRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         worker: `host:pid`.
         output: what the attempt printed and logged, as far as it is kept.
         progress: how far it is, after `progressed`.
+        request: the job itself, where its queue's jobs are not in the feed as they are published.
 
     """
 
@@ -101,12 +105,17 @@ class FeedRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     worker: str = ""
     output: str = ""
     progress: Progress | None = None
+    request: Envelope | None = None
     v: int = VERSION
 
     @property
     def bulk(self) -> int:
-        """How many bytes there are of what may be large in it: its value and its output."""
-        return len(self.output) + (0 if self.value is None else len(self.value))
+        """How many bytes there are of what may be large in it: its value, its output, the job."""
+        return (
+            len(self.output)
+            + (0 if self.value is None else len(self.value))
+            + (0 if self.request is None else len(self.request.body))
+        )
 
     @classmethod
     def of(

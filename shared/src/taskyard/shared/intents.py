@@ -77,6 +77,11 @@ class Intents:
         latest = None if held is None else asked_of(held)
         return latest is not None and asked.generation < latest.generation
 
+    @property
+    def others(self) -> Mapping[str, ControlRecord]:
+        """The last record of each key of a kind that nothing here looks up."""
+        return self._others
+
     # ------------------------------------------------------------ queues
 
     def pause_of(self, queue: str, now_ms: int) -> ControlRecord | None:

@@ -139,6 +139,15 @@ class Settings:
         le=OUTPUT_MAX_BYTES,
         description="Most bytes of one attempt's output that are kept.",
     )
+    record: Literal["all", "failures", "none"] = setting(
+        "all",
+        description="Which jobs the ledger records of queues that do not say so themselves; read by "
+        "`broker apply` and `up`.",
+    )
+    record_arguments: Literal["full", "redacted", "none"] = setting(
+        "full",
+        description="What the ledger records of their arguments: all, their names, nothing; likewise.",
+    )
     http_allow: str = setting(
         "",
         description="What http.request may reach: a comma list of hosts, *.domains and URL "

@@ -23,6 +23,7 @@ from taskyard.shared.duration import Duration
 from taskyard.shared.errors import ConfigurationError, NotFound
 from taskyard.shared.job import Job, encrypting_queues, positive_ttr
 from taskyard.shared.naming import check_queue_name, check_task_name, full_task_name
+from taskyard.shared.recording import RecordedArguments, RecordedJobs
 from taskyard.shared.retry import RetryPolicy
 from taskyard.shared.signature import Signature
 
@@ -175,6 +176,8 @@ class Queue(Generic[S_co]):
         label: str = "",
         encrypt: bool = False,
         output: KeptOutput | None = None,
+        record: RecordedJobs | None = None,
+        record_arguments: RecordedArguments | None = None,
     ) -> None:
         """Declare a queue.
 
@@ -194,6 +197,11 @@ class Queue(Generic[S_co]):
             encrypt: the arguments of its jobs travel encrypted (`TASKYARD_ENCRYPTION_KEYS`).
             output: whose output the ledger keeps (what it prints and logs): that of `all`
                 attempts, of the `failed` ones, of `none`; None takes the worker's setting.
+            record: which jobs the ledger knows: `all`, those of which an attempt did not succeed
+                (`failures`), `none`; None takes the setting of `taskyard broker apply`, which
+                makes it known.
+            record_arguments: what it keeps of their arguments: `full`, `redacted` (the names), or
+                `none`; None takes that setting too.
 
         Raises:
             ConfigurationError: a value is not valid.
@@ -211,12 +219,20 @@ class Queue(Generic[S_co]):
         self.label = label
         self.encrypt = encrypt
         self.output: KeptOutput | None = output
+        self.record: RecordedJobs | None = record
+        self.record_arguments: RecordedArguments | None = record_arguments
         self.tasks: dict[str, Task[..., Any]] = {}
         if type not in ("auto", "classic", "quorum"):
             msg = f"queue {name}: type {type!r} is not auto, classic or quorum"
             raise ConfigurationError(msg)
-        if output is not None and output not in get_args(KeptOutput):
-            raise ConfigurationError(f"queue {name}: output {output!r} is not all, failed or none")
+        for what, given, known in (
+            ("output", output, get_args(KeptOutput)),
+            ("record", record, get_args(RecordedJobs)),
+            ("record_arguments", record_arguments, get_args(RecordedArguments)),
+        ):
+            if given is not None and given not in known:
+                wanted = f"{', '.join(known[:-1])} or {known[-1]}"
+                raise ConfigurationError(f"queue {name}: {what} {given!r} is not {wanted}")
         if (concurrency is not None and concurrency < 1) or lookahead < 0 or max_deliveries < 1:
             msg = (
                 f"queue {name}: concurrency {concurrency} and max_deliveries {max_deliveries} "

@@ -237,16 +237,24 @@ class Topology:
         entities: all of them.
         verified: False where bindings could not be listed (no management API): their absence
             then means nothing, and whoever prints the plan says "bindings unverified".
+        unwanted: of what is wanted: what has to go where it is there.
 
     """
 
     entities: frozenset[Entity] = frozenset()
     verified: bool = True
+    unwanted: frozenset[Entity] = frozenset()
 
     @classmethod
-    def of(cls, entities: Iterable[Entity], *, verified: bool = True) -> Topology:
+    def of(
+        cls,
+        entities: Iterable[Entity],
+        *,
+        verified: bool = True,
+        unwanted: Iterable[Entity] = (),
+    ) -> Topology:
         """Gather entities."""
-        return cls(frozenset(entities), verified)
+        return cls(frozenset(entities), verified, frozenset(unwanted))
 
     def __iter__(self) -> Iterator[Entity]:
         return iter(self.entities)
@@ -255,7 +263,11 @@ class Topology:
         return len(self.entities)
 
     def __or__(self, other: Topology) -> Topology:
-        return Topology(self.entities | other.entities, self.verified and other.verified)
+        return Topology(
+            self.entities | other.entities,
+            self.verified and other.verified,
+            self.unwanted | other.unwanted,
+        )
 
     def by_key(self) -> dict[Key, Entity]:
         """Return the entities by their identity."""
@@ -299,9 +311,16 @@ class Differs:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Remove an entity that was asked to go."""
+    """Remove an entity that was asked to go.
+
+    Attributes:
+        entity: what to remove.
+        unverified: whether it is there could not be seen; removing it again is harmless.
+
+    """
 
     entity: Entity
+    unverified: bool = False
 
 
 Action: TypeAlias = Create | Differs | Remove
@@ -315,8 +334,8 @@ def plan(
     Removals come first: witnesses, then the other bindings, then what they joined. While a binding
     to a feed or to a probe's sink outlives its queue, publishes seem routable and are lost. What
     exists and is not desired stays, since another service may have declared it; it goes only when
-    it is `retired`, together with the observed bindings at its ends. What is desired is never
-    removed.
+    it is `retired` or `unwanted`, together with the observed bindings at its ends. What is desired
+    is never removed.
 
     Args:
         desired: what the layout wants.
@@ -324,7 +343,7 @@ def plan(
         retired: entities to remove, if they exist.
 
     """
-    removals = _removals(desired, observed, retired)
+    removals = _removals(desired, observed, desired.unwanted.union(retired))
     existing = observed.by_key()
     differs: list[Differs] = []
     creates: list[Create] = []
@@ -355,7 +374,7 @@ def apply_to(observed: Topology, actions: Iterable[Action]) -> Topology:
     return Topology(frozenset(entities.values()), observed.verified)
 
 
-def _removals(desired: Topology, observed: Topology, retired: Collection[Entity]) -> list[Remove]:
+def _removals(desired: Topology, observed: Topology, retired: frozenset[Entity]) -> list[Remove]:
     wanted = {entity.key for entity in desired}
     going = {entity.key for entity in retired} - wanted
     if not going:
@@ -369,7 +388,8 @@ def _removals(desired: Topology, observed: Topology, retired: Collection[Entity]
         or (entity.key not in wanted and any(end in going for end in entity.ends()))
     ]
     doomed.sort(key=lambda entity: (-_down(entity, going), entity.key))
-    return [Remove(entity) for entity in doomed]
+    seen = observed.by_key()
+    return [Remove(entity, unverified=entity.key not in seen) for entity in doomed]
 
 
 def _down(entity: Entity, going: Collection[Key]) -> Stage:

@@ -35,6 +35,7 @@ from taskyard.workers.report import (
 )
 from taskyard.workers.settle import Run as Facts, settle
 from taskyard.workers.slots import Slots
+from taskyard.workers.telling import Telling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,6 +66,7 @@ class Lane:
         lifespan: its resources.
         idling: who wants to know when it has nothing to do.
         isolation: its child processes, which have resources of their own.
+        telling: which runs the feed hears of.
 
     """
 
@@ -82,6 +84,7 @@ class Lane:
         self.running: dict[Attempt, None] = {}
         self.paused = False
         self.taken = 0
+        self.telling = Telling()
         self.lifespan = Lifespan(queue)
         self.idling = Idling(queue.name, queue.middleware)
         self._slots = Slots(self.slots, on_free=self._start_waiting, on_away=self._away)
@@ -345,6 +348,7 @@ class Lane:
                     attempt.output(succeeded=type(outcome) is Succeeded)
                     if attempt.captured
                     else "",
+                    outcome=outcome,
                 ),
             )
         )
@@ -373,7 +377,7 @@ class Lane:
         charged = admission.charged if isinstance(admission, Run) else 0
         if charged:
             envelope = msgspec.structs.replace(envelope, deliveries=envelope.deliveries + charged)
-        settlement = refuse(admission, self._facts(delivery, now_ms, envelope))
+        settlement = refuse(admission, self._facts(delivery, now_ms, envelope, outcome=outcome))
         if isinstance(admission, (Recount, Mint)):
             self._renewing.setdefault(envelope.id, [])
             self._committer.add(settlement, partial(self._renewed, envelope.id))
@@ -402,13 +406,19 @@ class Lane:
         envelope: Envelope,
         started_ms: int | None = None,
         output: str = "",
+        *,
+        outcome: Outcome | None = None,
     ) -> Facts:
+        recording, carrying = self._broker.recording, False
+        if recording and not self.telling.all:
+            recording, carrying = self.telling.of_end(envelope, outcome)
         return Facts(
             delivery=delivery,
             envelope=envelope,
             at_ms=now_ms,
             started_ms=started_ms,
-            recording=self._broker.recording,
+            recording=recording,
+            carrying=carrying,
             output=output,
             worker=self._machinery.name,
         )

@@ -80,7 +80,9 @@ class Pulse:
             self._announcement(attempt)
             for lane in self._worker.lanes.values()
             for attempt in lane.running
-            if not attempt.announced and attempt.started_ms <= before_ms
+            if not attempt.announced
+            and attempt.started_ms <= before_ms
+            and lane.telling.of_run(attempt.envelope)
         ]
         if not self._beats % _PROGRESS:
             records += self._progress(now_ms)
@@ -99,7 +101,11 @@ class Pulse:
         for lane in self._worker.lanes.values():
             for attempt in lane.running:
                 seen = attempt.progress_seen
-                if seen is None or seen is attempt.progress_told:
+                if (
+                    seen is None
+                    or seen is attempt.progress_told
+                    or not lane.telling.of_run(attempt.envelope)
+                ):
                     continue
                 attempt.progress_told = seen
                 record = progress_record(

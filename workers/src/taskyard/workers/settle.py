@@ -43,6 +43,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         at_ms: when it ended, in milliseconds since the epoch.
         started_ms: when it started; None when it never did.
         recording: whether the feed wants a record.
+        carrying: the feed does not know the job, so the record has to carry it.
         output: what is kept of what it printed and logged.
         worker: `host:pid`.
 
@@ -53,6 +54,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     at_ms: int
     started_ms: int | None = None
     recording: bool = False
+    carrying: bool = False
     output: str = ""
     worker: str = ""
 
@@ -214,6 +216,7 @@ def _record(
         value=value,
         ok=ok,
         output=run.output,
+        request=envelope if run.carrying else None,
     )
 
 

@@ -16,6 +16,7 @@ from taskyard.shared.errors import ConfigurationError
 from taskyard.shared.logs import get_logger
 from taskyard.shared.metrics import Metrics
 from taskyard.shared.propagation import set_values
+from taskyard.shared.recording import policy_of
 from taskyard.workers.backlog import Backlog
 from taskyard.workers.children import Children
 from taskyard.workers.commit import Committer
@@ -300,6 +301,7 @@ class Worker:
             return
         now_ms = self.broker.now_ms()
         for name, lane in self.lanes.items():
+            lane.telling.set(policy_of(self.follower.intents.others, name).jobs)
             pause = self.follower.intents.pause_of(name, now_ms)
             if pause is not None and not lane.paused:
                 _log.info("queue paused", queue=name, by=pause.by, until_ms=pause.expires)

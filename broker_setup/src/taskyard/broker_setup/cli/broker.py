@@ -8,14 +8,16 @@ import click
 
 from taskyard.broker_setup.cli.output import age, instant, print_json, print_table
 from taskyard.broker_setup.intents import compact as compact_log
+from taskyard.broker_setup.recording import policy_by
 from taskyard.broker_setup.session import run_with_broker
 from taskyard.broker_setup.setup import Plan, apply_spec, describe, make_plan, spec_of
 from taskyard.shared.cli import NO
+from taskyard.shared.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from taskyard.shared.broker import Broker
+    from taskyard.shared.broker import Broker, SetupSpec
 
 UNVERIFIED = "bindings unverified: the broker's management API could not be asked"
 
@@ -39,7 +41,7 @@ def _what(command: Callable[..., Any]) -> Callable[..., Any]:
 @_what
 def plan(modules: tuple[str, ...], queues: tuple[str, ...], *, ledger: bool, as_json: bool) -> None:
     """Show what `apply` would do. Exit 1 when something differs that it cannot change."""
-    spec = spec_of(modules, queues, ledger=ledger)
+    spec = _spec(modules, queues, ledger=ledger)
     made = run_with_broker(lambda broker: make_plan(broker, spec))
     _print(made, as_json=as_json, nothing="nothing to do")
     if made.differences:
@@ -51,8 +53,11 @@ def plan(modules: tuple[str, ...], queues: tuple[str, ...], *, ledger: bool, as_
 def apply(
     modules: tuple[str, ...], queues: tuple[str, ...], *, ledger: bool, as_json: bool
 ) -> None:
-    """Create what the declared queues need. Safe to repeat; never deletes or replaces."""
-    spec = spec_of(modules, queues, ledger=ledger)
+    """Create what the declared queues need. Safe to repeat; never deletes or replaces a queue.
+
+    What is recorded of them is written into the control log, for workers and coordinators.
+    """
+    spec = _spec(modules, queues, ledger=ledger)
     made = run_with_broker(lambda broker: apply_spec(broker, spec))
     _print(made, as_json=as_json, nothing="nothing to do: the broker is as it should be")
 
@@ -63,10 +68,10 @@ def verify(
     modules: tuple[str, ...], queues: tuple[str, ...], *, ledger: bool, as_json: bool
 ) -> None:
     """Exit 0 when the broker is as `apply` would leave it, 1 with the differences otherwise."""
-    spec = spec_of(modules, queues, ledger=ledger)
+    spec = _spec(modules, queues, ledger=ledger)
     made = run_with_broker(lambda broker: make_plan(broker, spec))
     _print(made, as_json=as_json, nothing="verified: the broker is as it should be")
-    if made.missing:
+    if made.lines:
         raise click.exceptions.Exit(NO)
 
 
@@ -119,19 +124,23 @@ async def _locks(broker: Broker) -> tuple[list[dict[str, Any]], int]:
     return rows, broker.now_ms()
 
 
+def _spec(modules: tuple[str, ...], queues: tuple[str, ...], *, ledger: bool) -> SetupSpec:
+    return spec_of(modules, queues, ledger=ledger, policy=policy_by(Settings()))
+
+
 def _print(made: Plan, *, as_json: bool, nothing: str) -> None:
     if as_json:
         print_json(
             {
-                "actions": [describe(action) for action in made.actions],
+                "actions": [*map(describe, made.actions), *map(str, made.recording)],
                 "differences": [describe(action) for action in made.differences],
                 "verified": made.verified,
             }
         )
         return
-    for action in made.missing:
-        click.echo(describe(action))
-    if not made.missing:
+    for line in made.lines:
+        click.echo(line)
+    if not made.lines:
         click.echo(nothing)
     if not made.verified:
         click.echo(UNVERIFIED, err=True)

@@ -44,6 +44,7 @@ def history_document(history: History, now_ms: int) -> dict[str, Any]:
         age_ms=None if job.created_ms is None else max(0, now_ms - job.created_ms),
         delay_ms=job.due_ms - now_ms if waits and job.due_ms is not None else 0,
         trace=history.trace,
+        arguments_recorded=history.arguments_recorded,
         counters=msgspec.structs.asdict(history.counters),
         value=None if last is None or last.value is None else msgspec.Raw(last.value.encode()),
         runs=[run_document(run) for run in history.runs],

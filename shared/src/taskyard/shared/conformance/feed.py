@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from taskyard.shared.broker import Settlement, SettleStatus
+from taskyard.shared.broker import QueueSpec, Settlement, SettleStatus, SetupSpec
 from taskyard.shared.conformance.scene import (
     DEADLINE_S,
     Room,
@@ -26,11 +26,13 @@ from taskyard.shared.conformance.scene import (
 )
 from taskyard.shared.errors import ConfigurationError
 from taskyard.shared.feed import STARTED
+from taskyard.shared.topology import Differs, plan
 
 if TYPE_CHECKING:
     from taskyard.shared.broker import Broker
     from taskyard.shared.conformance.harness import Harness
     from taskyard.shared.feed import FeedItem
+    from taskyard.shared.topology import Action
 
 
 class FeedReader:
@@ -71,6 +73,19 @@ class FeedReader:
         if item.envelope is not None:
             return item.envelope.queue == self._queue
         return any(record.queue == self._queue for record in item.records)
+
+
+async def left(broker: Broker, spec: SetupSpec) -> list[Action]:
+    """Return what is known to lie between a broker and what is asked of it."""
+    observed = await broker.observe(spec)
+    actions = plan(broker.desired(spec, observed), observed)
+    return [a for a in actions if isinstance(a, Differs) or not a.unverified]
+
+
+async def bring(broker: Broker, spec: SetupSpec) -> None:
+    """Bring a broker to what is asked of it."""
+    observed = await broker.observe(spec)
+    await broker.apply(plan(broker.desired(spec, observed), observed))
 
 
 async def feed_refused(broker: Broker) -> bool:
@@ -123,6 +138,38 @@ class Feeding(Room):
         assert sorted(e.message_id for e in envelopes) == sorted(r.message_id for r in receipts)
         by_id = {envelope.id: content(envelope) for envelope in envelopes}
         assert by_id == {envelope.id: content(envelope) for envelope in sent}
+
+    async def test_a_queue_can_be_left_out(self, harness: Harness) -> None:
+        """What is published to it is not in the feed, but for delayed jobs where the technology
+        cannot tell them apart; records are; and it can be taken in again (issue 6, 3).
+        """
+        queue, other = await harness.queues(2, ledger=True)
+        broker = await harness.open()
+        if await feed_refused(broker):
+            return
+        names = (QueueSpec(name=queue), QueueSpec(name=other))
+        told = SetupSpec(queues=names, ledger=True)
+        untold = SetupSpec(queues=names, ledger=True, left_out=frozenset({queue}))
+        await bring(broker, untold)
+        # Whoever sets up others has to know of it, and then leaves it alone.
+        others = SetupSpec(queues=names[1:], ledger=True, left_out=frozenset({queue}))
+        await bring(broker, others)
+        assert await left(broker, untold) == []
+        assert await left(broker, told) != [] or not (await broker.observe(told)).verified
+        await publish(broker, job(queue))
+        (got,) = await take(harness, await broker.consume(queue, credit=1), 1)
+        record = finished(got)
+        assert await settle(broker, Settlement(delivery=got, record=record)) == [
+            SettleStatus.SETTLED
+        ]
+        await bring(broker, told)
+        assert await left(broker, told) == []
+        sent = job(queue)
+        await publish(broker, sent)
+        reader = FeedReader(queue)
+        await reader.until(harness, broker, 2)
+        assert [item.envelope.id for item in reader.items if item.envelope is not None] == [sent.id]
+        assert [r for item in reader.items for r in item.records] == [record]
 
     async def test_outcomes_follow_their_envelopes(self, harness: Harness) -> None:
         """A settlement's record reaches the feed, whole, behind the publish that it ends, and a

@@ -6,7 +6,7 @@ both). Every queue names its type, so that a virtual host's default cannot chang
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -128,7 +128,11 @@ def has_feed(names: Names, observed: Topology) -> bool:
 
 
 def layout(
-    names: Names, queues: Iterable[tuple[str, QueueType]], *, feed: QueueType | None
+    names: Names,
+    queues: Iterable[tuple[str, QueueType]],
+    *,
+    feed: QueueType | None,
+    left_out: Collection[str] = (),
 ) -> Topology:
     """Return everything that should exist.
 
@@ -136,14 +140,18 @@ def layout(
         names: of the namespace.
         queues: names and resolved types of the work queues.
         feed: the type of the lifecycle feed's queue; None leaves recording off.
+        left_out: queues whose publishes the feed does not get, but for those that go through the
+            ladder, which it takes in whole.
 
     """
     entities: list[Entity] = [*_exchanges(names), *_fixed_queues(names), *_ladder(names)]
     if feed is not None:
         entities += _feed(names, feed)
     for queue, kind in queues:
-        entities += work_queue(names, queue, kind, recorded=feed is not None)
-    return Topology.of(entities)
+        told = feed is not None and queue not in left_out
+        entities += work_queue(names, queue, kind, recorded=told)
+    unwanted = [told_binding(names, queue) for queue in left_out] if feed is not None else []
+    return Topology.of(entities, unwanted=unwanted)
 
 
 def work_queue(names: Names, queue: str, kind: QueueType, *, recorded: bool) -> list[Entity]:
@@ -158,8 +166,13 @@ def work_queue(names: Names, queue: str, kind: QueueType, *, recorded: bool) -> 
         Binding(names.known, names.known, routing_key=queue, witness=True),
     ]
     if recorded:
-        entities.append(Binding(names.tasks, names.ledger, routing_key=queue, witness=True))
+        entities.append(told_binding(names, queue))
     return entities
+
+
+def told_binding(names: Names, queue: str) -> Binding:
+    """Return the binding by which the feed gets what is published to a queue."""
+    return Binding(names.tasks, names.ledger, routing_key=queue, witness=True)
 
 
 def _exchanges(names: Names) -> Iterator[Entity]:

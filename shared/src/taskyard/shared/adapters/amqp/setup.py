@@ -68,11 +68,11 @@ def desired(core: Core, spec: SetupSpec, observed: Topology) -> Topology:
         queues.append((queue.name, kind))
     recorded = spec.ledger or layout.has_feed(names, observed)
     feed = layout.resolve_feed(names, observed) if recorded else None
-    wanted = layout.layout(names, queues, feed=feed)
+    left_out = spec.left_out & {*existing, *(name for name, _ in queues)}
+    wanted = layout.layout(names, queues, feed=feed, left_out=left_out)
     if spec.ledger:  # then what others have set up is recorded too
         wanted |= Topology.of(
-            Binding(names.tasks, names.ledger, routing_key=queue, witness=True)
-            for queue in existing
+            layout.told_binding(names, queue) for queue in existing if queue not in left_out
         )
     return wanted
 

@@ -30,6 +30,7 @@ from taskyard.shared.broker import (
 from taskyard.shared.control import ControlUnavailable
 from taskyard.shared.envelope import mint_id
 from taskyard.shared.errors import ConfigurationError
+from taskyard.shared.recording import LeftOut
 from taskyard.shared.topology import Create, Differs, Remove, Topology, WorkQueue
 
 if TYPE_CHECKING:
@@ -82,7 +83,10 @@ class MemoryBroker(Handle):
         wanted: set[Entity] = {CONTROL, *(WorkQueue(queue.name) for queue in spec.queues)}
         if spec.ledger or FEED in observed.entities:
             wanted.add(FEED)
-        return Topology.of(wanted)
+        names = {entity.name for entity in (*wanted, *observed) if isinstance(entity, WorkQueue)}
+        wanted |= {LeftOut(name) for name in spec.left_out & names}
+        told = {queue.name for queue in spec.queues} - spec.left_out
+        return Topology.of(wanted, unwanted=map(LeftOut, told))
 
     async def observe(self, spec: SetupSpec) -> Topology:
         return Topology.of(self.state.entities())

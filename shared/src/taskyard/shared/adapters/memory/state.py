@@ -17,6 +17,7 @@ from taskyard.shared.clock import Clock, SystemClock, VirtualClock
 from taskyard.shared.control import genesis
 from taskyard.shared.envelope import Envelope, mint_id
 from taskyard.shared.errors import ConfigurationError
+from taskyard.shared.recording import LeftOut
 from taskyard.shared.topology import Entity, WorkQueue
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class MemoryState:
         self.handles: set[Handle] = set()
         self.blocked_reason: str | None = None
         self.feed: FeedLog | None = None
+        self.left_out: set[str] = set()
         #: Called with a step's name between any two steps of publish and settle; raising there
         #: ends the process of the handle that was at it.
         self.fault: Callable[[str], None] | None = None
@@ -148,6 +150,7 @@ class MemoryState:
                 found.append(FEED)
             if self.control is not None:
                 found.append(CONTROL)
+            found += map(LeftOut, self.left_out)
             return found
 
     def create(self, entity: Entity) -> None:
@@ -155,6 +158,8 @@ class MemoryState:
         with self.lock:
             if isinstance(entity, WorkQueue):
                 self.lanes.setdefault(entity.name, Lane(entity.name))
+            elif isinstance(entity, LeftOut):
+                self.left_out.add(entity.queue)
             elif entity == FEED:
                 self.feed = self.feed or FeedLog()
             elif entity == CONTROL:
@@ -166,6 +171,9 @@ class MemoryState:
     def remove(self, entity: Entity) -> None:
         """Make a queue go (ConfigurationError when it holds jobs, or for anything else)."""
         with self.lock:
+            if isinstance(entity, LeftOut):
+                self.left_out.discard(entity.queue)
+                return
             if not isinstance(entity, WorkQueue):
                 msg = f"{' '.join(entity.key)} is not removed from a memory broker"
                 raise ConfigurationError(msg)
@@ -194,7 +202,7 @@ class MemoryState:
         else:
             lane.put_ready(stored)
             lane.pump()
-        if self.feed is not None:
+        if self.feed is not None and job.queue not in self.left_out:
             self.feed.write(envelope=job)
         return Receipt(PublishStatus.CONFIRMED, job.message_id)
 

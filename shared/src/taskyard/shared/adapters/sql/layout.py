@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Final
 from taskyard.shared.adapters.sql import queries
 from taskyard.shared.adapters.sql.control_log import append
 from taskyard.shared.adapters.sql.feeding import LIMIT_BYTES
+from taskyard.shared.adapters.sql.session import LEFT_OUT
 from taskyard.shared.control import genesis
 from taskyard.shared.errors import ConfigurationError
 from taskyard.shared.naming import check_queue_name
+from taskyard.shared.recording import LeftOut
 from taskyard.shared.topology import Create, Differs, Remove, Stage, Topology, WorkQueue
 
 if TYPE_CHECKING:
@@ -56,7 +58,10 @@ def desired(spec: SetupSpec, observed: Topology) -> Topology:
     wanted |= {WorkQueue(check_queue_name(queue.name)) for queue in spec.queues}
     if spec.ledger or FEED_PART in observed.entities:
         wanted.add(FEED_PART)
-    return Topology.of(wanted)
+    names = {entity.name for entity in (*wanted, *observed) if isinstance(entity, WorkQueue)}
+    wanted |= {LeftOut(name) for name in spec.left_out & names}
+    told = {queue.name for queue in spec.queues} - spec.left_out
+    return Topology.of(wanted, unwanted=map(LeftOut, told))
 
 
 def observe(session: Session) -> Topology:
@@ -67,6 +72,7 @@ def observe(session: Session) -> Topology:
         found.add(CONTROL_PART)
     if catalogue.feed_limit is not None:
         found.add(FEED_PART)
+    found |= {LeftOut(name) for name in catalogue.left_out}
     return Topology.of(found)
 
 
@@ -81,6 +87,10 @@ def apply(session: Session, actions: Sequence[Action]) -> None:
         match action:
             case Create(entity=WorkQueue(name=name)):
                 session.run(queries.QUEUE_CREATE, (name,))
+            case Create(entity=LeftOut(queue=name)):
+                session.run(queries.META_SET, (f"{LEFT_OUT}{name}", 1))
+            case Remove(entity=LeftOut(queue=name)):
+                session.run(queries.META_REMOVE, (f"{LEFT_OUT}{name}",))
             case Create(entity=SqlPart() as part):
                 _create_part(session, part)
             case Remove(entity=WorkQueue(name=name)):

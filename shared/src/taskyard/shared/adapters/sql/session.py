@@ -26,6 +26,9 @@ Named: TypeAlias = dict[str, Value]
 #: parameters (32 766), and sizes are powers of two so that few statements need preparing.
 _CHUNK = 512
 
+#: How the entries of the table `meta` begin that name a queue whose publishes the feed does not get.
+LEFT_OUT = "left_out:"
+
 _to_json = msgspec.json.Encoder().encode
 
 
@@ -54,6 +57,7 @@ class Catalogue:
         queues: their row ids, by name.
         control: whether the control log exists.
         feed_limit: bytes that the feed may hold; None: there is no feed.
+        left_out: queues whose publishes it does not get.
 
     """
 
@@ -61,6 +65,7 @@ class Catalogue:
     queues: Mapping[str, int]
     control: bool
     feed_limit: int | None
+    left_out: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +228,7 @@ class Session:
             queues={str(name): _number(id) for id, name in self.rows(queries.QUEUES)},
             control="control" in meta,
             feed_limit=meta.get("feed_limit"),
+            left_out=frozenset(k.removeprefix(LEFT_OUT) for k in meta if k.startswith(LEFT_OUT)),
         )
         self._catalogue = found
         return found

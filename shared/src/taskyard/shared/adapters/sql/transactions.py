@@ -39,8 +39,9 @@ def insert_jobs(session: Session, rows: Sequence[JobRow]) -> Unplaced:
     """Store publishes in order, and in the feed where there is one."""
     catalogue, seq = session.seqs(len(rows))
     now_ms = session.now_ms()
-    queues = catalogue.queues
+    queues, left_out = catalogue.queues, catalogue.left_out
     unplaced: set[int] = set()
+    untold: set[int] = set()
     jobs: list[tuple[int, int, int, int, int, int]] = []
     payloads: list[tuple[int, bytes, bytes]] = []
     for index, (name, priority, due_ms, blob, body, _) in enumerate(rows):
@@ -56,12 +57,16 @@ def insert_jobs(session: Session, rows: Sequence[JobRow]) -> Unplaced:
             jobs.append((seq, queue, _READY, priority, now_ms, due_ms or now_ms))
             session.effects.topics.add(QUEUE + name)
         payloads.append((seq, blob, body))
+        if name in left_out:
+            untold.add(seq)
         seq += 1
     if jobs:
         session.insert(queries.JOB_COLUMNS, jobs)
         session.insert(queries.PAYLOAD_COLUMNS, payloads)
         if catalogue.feed_limit is not None:
-            write_envelopes(session, [payload[1:] for payload in payloads], catalogue.feed_limit)
+            told = [payload[1:] for payload in payloads if payload[0] not in untold]
+            if told:
+                write_envelopes(session, told, catalogue.feed_limit)
     return Unplaced(frozenset(unplaced), queues)
 
 
