@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from support.eventually import eventually
 from support.process import Program
 from support.rig import Rig
+from support.traces import found_in
 from taskyard.producer import AsyncProducer
 from taskyard.shared import Job, Secret
 from taskyard.shared.envelope import Envelope, mint_id
@@ -134,18 +135,6 @@ class Shop(Rig):
 @pytest.fixture
 def shop(broker_url, taskyard, tmp_path):
     return Shop(broker_url, taskyard, tmp_path)
-
-
-def found_in(folder: Path, text: str) -> list[str]:
-    """Return the files below a folder in which a text is, as it is or in base64."""
-    # At each of three offsets the characters in the middle depend on the text alone.
-    encoded = {base64.b64encode(b"\0" * n + text.encode())[4 if n else 0 : -4] for n in range(3)}
-    needles = {text.encode(), *encoded}
-    return [
-        str(path)
-        for path in folder.rglob("*")
-        if path.is_file() and any(needle in path.read_bytes() for needle in needles)
-    ]
 
 
 @pytest.mark.breaks_broker
