@@ -147,6 +147,25 @@ async def test_arguments_that_are_not_recorded(rig, ledger, command):
         assert await command("jobs", "list", "--count", "--arg", "what=fail") == "0\n"
 
 
+async def test_what_was_sent_before_is_told_to_its_end(rig, ledger, command):
+    """Issue 6, 3: a job that the ledger has as queued does not stay so when its queue stops recording."""
+    async with rig:
+        (rig.folder / "sparse.py").write_text(TASKS.replace('record="none", ', ""))
+        await command("broker", "apply", "--ledger", "sparse")
+        await ledger.coordinator()
+        before = job("mute", "ok")
+        await rig.send(before)
+        await ledger.when(before.id, lambda row: row["state"] == "queued")
+        (rig.folder / "sparse.py").write_text(TASKS)
+        await command("broker", "apply", "sparse")
+        after = job("mute", "ok")
+        await rig.send(after)
+        await rig.worker(module="sparse")
+        await ledger.when(before.id, lambda row: row["state"] == "succeeded")
+        await settled(rig, ledger)
+        assert await ledger.jobs([after.id]) == {}
+
+
 async def test_a_policy_changes_later(rig, ledger, command):
     """Issue 6, 3: `plan` and `verify` show it, `apply` makes it known to whoever runs, in both ways."""
     async with rig:

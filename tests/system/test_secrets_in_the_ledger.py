@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,7 @@ async def test_a_card_number_is_nowhere(broker_url, taskyard, tmp_path, store):
         coordinator = await ledger.coordinator(env)
         await rig.send(control, *(job for job, _ in jobs.values()))
         for job, state in jobs.values():
-            await ledger.when(job.id, lambda row, state=state: row["state"] == state, within=60)
+            await ledger.when(job.id, partial(is_in, state), within=60)
         await ledger.when(control.id, lambda row: row["state"] == "succeeded")
         raised, failed = jobs["raised"][0].id, jobs["failed"][0].id
         await run("parked", "show", raised)
@@ -237,6 +238,11 @@ async def test_a_card_number_is_nowhere(broker_url, taskyard, tmp_path, store):
     assert base64.b64encode(CARD.encode()).decode() not in dump
     assert [text for text in said if CARD in text] == []
     await asyncio.to_thread(_assert_not_stored, broker_url.node, store, tmp_path)
+
+
+def is_in(state: str, row: dict[str, Any]) -> bool:
+    """Tell whether a row is in a state."""
+    return bool(row["state"] == state)
 
 
 def digests(paid: Path) -> list[str]:

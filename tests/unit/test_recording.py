@@ -16,6 +16,7 @@ from taskyard.shared.broker import QueueSpec, SetupSpec
 from taskyard.shared.control import ControlRecord, Intents, decode_records, encode_records
 from taskyard.shared.envelope import Envelope
 from taskyard.shared.feed import FINISHED, RELEASED, FeedItem, FeedRecord, decode_feed, encode_feed
+from taskyard.shared.outcomes import Succeeded
 from taskyard.shared.recording import (
     EVERYTHING,
     Policy,
@@ -25,6 +26,7 @@ from taskyard.shared.recording import (
     tells,
 )
 from taskyard.shared.sealing import shown
+from taskyard.workers.telling import Telling
 
 FAILURES = Policy("failures")
 BAD = frozenset({"failed", "parked", "retried", "cancelled"})
@@ -92,6 +94,26 @@ def test_of_none_nothing_is_left(life, bound, kept):
 def test_everything_is_everything(life):
     """Without a policy each item stays as it is."""
     assert recorded(life.items, lambda _: EVERYTHING) == (life.items, 0)
+
+
+def test_a_job_that_is_older_than_the_policy_is_told_to_its_end():
+    """The ledger has it as queued, and would have it so for ever."""
+    for policy in (Policy("failures", since_ms=100), Policy("none", since_ms=100)):
+        telling = Telling()
+        telling.set(policy)
+        for enqueued_ms, known in ((99, True), (100, False), (None, False)):
+            job = envelope(enqueued_ms=enqueued_ms)
+            told = telling.of_end(job, Succeeded(value=None))
+            assert told == (known, False, known)
+            items = [FeedItem(envelope=job)]
+            if told.recording:
+                record = FeedRecord.of(
+                    job, FINISHED, at_ms=200, worker="w", outcome="succeeded", owed=told.owed
+                )
+                items.append(FeedItem(records=decode_feed(encode_feed([record]))))
+            kept, _ = recorded(items, {"q": policy}.__getitem__)
+            states = [found.standing.state for found in fold(kept).jobs]
+            assert states == (["succeeded"] if known else [])
 
 
 def test_each_queue_has_its_own_policy():

@@ -12,7 +12,7 @@ import msgspec
 
 from taskyard.shared.envelope import JSON, UNREADABLE, Envelope
 from taskyard.shared.feed import FeedItem
-from taskyard.shared.recording import EVERYTHING, Policy, tells
+from taskyard.shared.recording import EVERYTHING, Policy, is_owed, tells
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -69,7 +69,7 @@ def _of_envelope(envelope: Envelope, policy: Policy) -> Envelope | None:
     if policy is EVERYTHING:
         return envelope
     # It waits for its first attempt. Whether that goes well, nobody would tell.
-    if not tells(policy.jobs, envelope):
+    if not tells(policy.jobs, envelope) and not is_owed(policy, envelope):
         return None
     return without_arguments(envelope, policy.arguments)
 
@@ -82,7 +82,7 @@ def _of_records(
     jobs: list[FeedItem] = []
     for record in records:
         policy = policy_of(record.queue)
-        if not tells(policy.jobs, record, record.outcome):
+        if not tells(policy.jobs, record, record.outcome) and not record.owed:
             continue
         told.append(record)
         if record.request is not None:

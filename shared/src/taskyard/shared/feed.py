@@ -55,6 +55,7 @@ class Facts(TypedDict, total=False):
     output: str
     progress: Progress | None
     request: Envelope | None
+    owed: bool
 
 
 class FeedRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -82,6 +83,7 @@ class FeedRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         output: what the attempt printed and logged, as far as it is kept.
         progress: how far it is, after `progressed`.
         request: the job itself, where its queue's jobs are not in the feed as they are published.
+        owed: it is told although its queue does not record it: the job is older than that policy.
 
     """
 
@@ -106,6 +108,7 @@ class FeedRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     output: str = ""
     progress: Progress | None = None
     request: Envelope | None = None
+    owed: bool = False
     v: int = VERSION
 
     @property

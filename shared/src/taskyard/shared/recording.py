@@ -6,7 +6,7 @@ workers and coordinators find it, and takes a queue that is not recorded in full
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 
 from taskyard.shared.control import ControlRecord
@@ -34,10 +34,18 @@ _QUIET: Final = frozenset({"", "succeeded", "handed_back"})
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What the ledger is to know of a queue's jobs."""
+    """What the ledger is to know of a queue's jobs.
+
+    Attributes:
+        jobs: which of them.
+        arguments: what of their arguments.
+        since_ms: when that was declared; the ledger knows jobs from before, and is told their ends.
+
+    """
 
     jobs: RecordedJobs = "all"
     arguments: RecordedArguments = "full"
+    since_ms: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
         return f"jobs: {self.jobs}, arguments: {self.arguments}"
@@ -62,6 +70,11 @@ def tells(jobs: RecordedJobs, about: Envelope | FeedRecord, outcome: str = "") -
         return True
     known = about.attempt > 1 or about.generation > 1
     return jobs == "failures" and (known or outcome not in _QUIET)
+
+
+def is_owed(policy: Policy, envelope: Envelope) -> bool:
+    """Return whether a job is older than its queue's policy: what has begun is told to its end."""
+    return envelope.enqueued_ms is not None and envelope.enqueued_ms < policy.since_ms
 
 
 def policy_record(queue: str, policy: Policy, *, by: str, at_ms: int) -> ControlRecord:
@@ -94,6 +107,7 @@ def _read(record: ControlRecord) -> Policy:
         cast("RecordedArguments", arguments)
         if arguments in get_args(RecordedArguments)
         else "none",
+        record.at,
     )
 
 

@@ -409,9 +409,9 @@ class Lane:
         *,
         outcome: Outcome | None = None,
     ) -> Facts:
-        recording, carrying = self._broker.recording, False
+        recording, carrying, owed = self._broker.recording, False, False
         if recording and not self.telling.all:
-            recording, carrying = self.telling.of_end(envelope, outcome)
+            recording, carrying, owed = self.telling.of_end(envelope, outcome)
         return Facts(
             delivery=delivery,
             envelope=envelope,
@@ -419,6 +419,7 @@ class Lane:
             started_ms=started_ms,
             recording=recording,
             carrying=carrying,
+            owed=owed,
             output=output,
             worker=self._machinery.name,
         )

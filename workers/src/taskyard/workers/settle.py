@@ -44,6 +44,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         started_ms: when it started; None when it never did.
         recording: whether the feed wants a record.
         carrying: the feed does not know the job, so the record has to carry it.
+        owed: it is told because the job is older than what its queue records.
         output: what is kept of what it printed and logged.
         worker: `host:pid`.
 
@@ -55,6 +56,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     started_ms: int | None = None
     recording: bool = False
     carrying: bool = False
+    owed: bool = False
     output: str = ""
     worker: str = ""
 
@@ -217,6 +219,7 @@ def _record(
         ok=ok,
         output=run.output,
         request=envelope if run.carrying else None,
+        owed=run.owed,
     )
 
 

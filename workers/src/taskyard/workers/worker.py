@@ -301,7 +301,7 @@ class Worker:
             return
         now_ms = self.broker.now_ms()
         for name, lane in self.lanes.items():
-            lane.telling.set(policy_of(self.follower.intents.others, name).jobs)
+            lane.telling.set(policy_of(self.follower.intents.others, name))
             pause = self.follower.intents.pause_of(name, now_ms)
             if pause is not None and not lane.paused:
                 _log.info("queue paused", queue=name, by=pause.by, until_ms=pause.expires)
