@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
 from support.lives import Life, lives
 from taskyard.broker_setup.recording import Change, changes, left_out
+from taskyard.ledger.changing import End, Refuse, cancelled, end_of, step_of
 from taskyard.ledger.history import fold, peek, unpack
 from taskyard.ledger.reading import envelope_of
 from taskyard.ledger.recording import NotRecorded, arguments_of, recorded, without_arguments
 from taskyard.shared import ConfigurationError, Queue
 from taskyard.shared.broker import QueueSpec, SetupSpec
-from taskyard.shared.control import ControlRecord, Intents, decode_records, encode_records
+from taskyard.shared.changes import Asked, Change as JobChange
+from taskyard.shared.control import ControlRecord, decode_records, encode_records
 from taskyard.shared.envelope import Envelope
 from taskyard.shared.feed import FINISHED, RELEASED, FeedItem, FeedRecord, decode_feed, encode_feed
+from taskyard.shared.intents import Intents
 from taskyard.shared.outcomes import Succeeded
 from taskyard.shared.recording import (
     EVERYTHING,
@@ -167,6 +172,31 @@ def test_arguments_are_left_out(kept, seen):
         assert arguments_of(looked) == kept
         with pytest.raises(NotRecorded, match="not in the ledger"):
             unpack(job.request.envelope)
+
+
+def test_without_its_arguments_a_job_is_not_changed_but_cancelled():
+    """Issue 6, 3: nobody publishes it anew; to give it up its arguments are not needed."""
+    items, _ = recorded(
+        [FeedItem(envelope=envelope(enqueued_ms=5))], lambda _: Policy("all", "none")
+    )
+    (job,) = fold(items).jobs
+    assert job.request is not None
+    row: Any = {
+        "id": job.id,
+        "state": "queued",
+        "attempt": 1,
+        "generation": 1,
+        "deliveries": 1,
+        "worker": None,
+        "started_ms": None,
+        "envelope": job.request.envelope,
+    }
+    wish = Asked(generation=2, attempt=1, token="t", change=JobChange(priority=9))
+    step = step_of(row, wish, by="ann", now_ms=9)
+    assert isinstance(step, Refuse)
+    assert "its arguments are not in the ledger" in step.text
+    assert isinstance(end_of(row, asked_ms=9), End)
+    assert cancelled(row, now_ms=9).standing.state == "cancelled"
 
 
 @given(st.binary(max_size=40))

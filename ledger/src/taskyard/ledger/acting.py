@@ -27,7 +27,7 @@ from taskyard.ledger.changing import (
     step_of,
     suspended,
 )
-from taskyard.ledger.history import fold, unpack
+from taskyard.ledger.history import fold, peek
 from taskyard.ledger.rows import Batch
 from taskyard.ledger.schema import jobs
 from taskyard.ledger.writing import merge
@@ -285,4 +285,4 @@ def _done_text(step: Step) -> str:
 def _due_ms(row: RowMapping | None) -> int:
     if row is None or row["envelope"] is None:
         return 0
-    return unpack(row["envelope"]).due_ms
+    return peek(row["envelope"]).due_ms

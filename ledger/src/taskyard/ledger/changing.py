@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from taskyard.broker_setup.editing import check_open, check_sealed, with_arguments
-from taskyard.ledger.history import ENDED, SET_ASIDE, job_of_envelope, rank_of, unpack
+from taskyard.ledger.history import ENDED, SET_ASIDE, job_of_envelope, peek, rank_of, unpack
+from taskyard.ledger.recording import NotRecorded
 from taskyard.shared.envelope import UNREADABLE, Parking
 from taskyard.shared.errors import ConfigurationError
 from taskyard.shared.intents import was_restarted
@@ -114,6 +115,8 @@ def step_of(row: RowMapping | None, asked: Asked, *, by: str, now_ms: int) -> St
         return Refuse("the ledger does not hold what was asked of it")
     try:
         envelope = unpack(row["envelope"])
+    except NotRecorded as error:
+        return Refuse(str(error))
     except UNREADABLE as error:
         return Refuse(f"this version cannot read what was asked of it: {error}")
     if _token(envelope) == asked.token:
@@ -240,7 +243,7 @@ def end_of(row: RowMapping | None, *, asked_ms: int) -> End | Leave | Refuse:
 def _end(row: RowMapping, asked_ms: int) -> End | Leave | Refuse:
     if row["envelope"] is None:
         return Leave("no worker that meets it will start it")
-    envelope = unpack(row["envelope"])
+    envelope = peek(row["envelope"])
     if was_restarted(envelope, asked_ms):
         return Refuse("it was restarted since")
     return End(
@@ -256,7 +259,7 @@ def cancelled(row: RowMapping, *, now_ms: int) -> Job:
     The worker that gets its message says the same, maybe much later: the job is due in a month. If
     it had started after all, what it says is of the same rank, and later.
     """
-    job = job_of_envelope(unpack(row["envelope"]))
+    job = job_of_envelope(peek(row["envelope"]))
     generation, attempt, deliveries = row["generation"], row["attempt"], row["deliveries"]
     return msgspec.structs.replace(
         job,
