@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from taskyard.shared.adapters.amqp.fields import properties
@@ -35,7 +36,7 @@ class _Plan:
     def __init__(self) -> None:
         self.items: list[Outgoing] = []
         self.envelopes: list[tuple[int, int, Envelope]] = []
-        self.records: dict[str, list[FeedRecord]] = {}
+        self.records: defaultdict[str, list[FeedRecord]] = defaultdict(list)
         self.record_items: dict[str, range] = {}
 
 
@@ -109,29 +110,34 @@ class Settler:
         self, batch: Sequence[Settlement], indexes: Iterable[int], *, recording: bool
     ) -> _Plan:
         plan = _Plan()
-        make = self._publisher.make
         for index in indexes:
             settlement = batch[index]
-            done = _published(settlement)
-            for copy in settlement.copies:
-                if not any(copy is other for other in done):
-                    plan.envelopes.append((len(plan.items), index, copy))
-                    plan.items.append(make.job(copy))
-            park = settlement.park
-            if park is not None and not any(park is other for other in done):
-                plan.envelopes.append((len(plan.items), index, park))
-                plan.items.append(make.parked(park))
-            for address, body in settlement.replies:
-                own = properties(content_type=JSON, delivery_mode=1)
-                plan.items.append(make.raw(Raw(self._names.replies, address, own, body)))
+            # Most have a record and nothing else: what is done for it here is done for each job.
+            if settlement.copies or settlement.park is not None or settlement.replies:
+                self._put_own(plan, index, settlement)
             if recording and settlement.record is not None:
-                record = settlement.record
-                plan.records.setdefault(record.queue, []).append(record)
+                plan.records[settlement.record.queue].append(settlement.record)
         for queue, records in plan.records.items():
             before = len(plan.items)
             self._put_records(plan.items, queue, records)
             plan.record_items[queue] = range(before, len(plan.items))
         return plan
+
+    def _put_own(self, plan: _Plan, index: int, settlement: Settlement) -> None:
+        """Add what a settlement publishes for itself alone."""
+        make = self._publisher.make
+        done = _published(settlement)
+        for copy in settlement.copies:
+            if not any(copy is other for other in done):
+                plan.envelopes.append((len(plan.items), index, copy))
+                plan.items.append(make.job(copy))
+        park = settlement.park
+        if park is not None and not any(park is other for other in done):
+            plan.envelopes.append((len(plan.items), index, park))
+            plan.items.append(make.parked(park))
+        for address, body in settlement.replies:
+            own = properties(content_type=JSON, delivery_mode=1)
+            plan.items.append(make.raw(Raw(self._names.replies, address, own, body)))
 
     def _put_records(
         self, items: list[Outgoing], queue: str, records: Sequence[FeedRecord]
