@@ -58,7 +58,7 @@ class Facts(TypedDict, total=False):
     owed: bool
 
 
-class FeedRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+class FeedRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What happened to one run of a job, identified by (job, attempt, deliveries, message).
 
     Attributes:
