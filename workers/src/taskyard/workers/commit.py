@@ -1,6 +1,7 @@
 """Settles what has ended, many at a time, without a timer.
 
-When no commit is under way the next one starts at once; what ends meanwhile gathers behind it.
+When no commit is under way the next one starts at once; what ends meanwhile gathers behind it, and
+does not wait for it once there is a whole batch.
 While the broker takes no publishes (an alarm), what needs one waits, keeping its delivery, and the
 rest is acknowledged plainly, its record kept on disk: only so can the queues drain and the alarm
 end.
@@ -28,6 +29,9 @@ _log = get_logger(__name__)
 
 #: Most settlements of one commit: enough to share a confirm, few enough to end within its deadline.
 BATCH: Final = 256
+#: Most commits at once. With one, whatever else has ended waits for its confirms, its credit with
+#: it, and a busy worker stands still; a third is no faster (docs/performance.md).
+COMMITS: Final = 2
 #: Most deliveries that wait for the end of an alarm without taking credit from those that need not
 #: (docs/decisions/0005-credit-under-an-alarm.md).
 EXTRA_CREDIT: Final = 2000
@@ -152,8 +156,14 @@ class Committer:
             self._held_bytes = 0
 
     def _must_wait(self) -> bool:
-        """One commit at a time; under an alarm the one that waits for a confirm is left behind."""
-        return bool(self._flights) and not (self._broker.blocked and len(self._flights) == 1)
+        """One commit at a time, or two when the second is full: fewer, larger messages cost less.
+
+        Under an alarm those that wait for a confirm are left behind.
+        """
+        commits = len(self._flights)
+        if self._broker.blocked:
+            return commits > COMMITS
+        return commits >= (COMMITS if len(self._pending) >= BATCH else 1)
 
     def _next_batch(self) -> list[Settlement]:
         batch = self._pending[:BATCH]
