@@ -21,6 +21,9 @@ COST = Cost(
     allocations=30.0,
     functions={"shared/a.py:A.run": (4.0, 8.0), "shared/b.py:b": (6.0, 12.0)},
 )
+#: Less than this is what a job costs more where it is recorded. Counted: 4.2, 3.8 and 9.5, with
+#: fifty jobs to a commit.
+RECORDING = Cost(calls=6.0, native=6.0, allocations=12.0, functions={})
 
 
 def test_a_job_costs_what_it_did() -> None:
@@ -45,6 +48,18 @@ def test_what_costs_more_is_found_and_named(monkeypatch: pytest.MonkeyPatch) -> 
     assert "calls into C" in problem
     assert ("allocations:" in problem) == allocations.is_available()
     assert "  +40.00   +80.00  tests/support/costly.py:spend" in problem
+
+
+def test_what_recording_adds_to_a_job_stays_small() -> None:
+    """Its outcome's record costs half a dozen calls: 15 % of all that a job costs could hide twice that."""
+    costs = measure(["worker", "worker-unrecorded"])
+    on, off = costs["worker"], costs["worker-unrecorded"]
+    assert 0 < on.calls - off.calls < RECORDING.calls
+    assert 0 < on.native - off.native < RECORDING.native
+    if on.allocations and off.allocations and RECORDING.allocations:
+        assert 0 < on.allocations - off.allocations < RECORDING.allocations
+    else:
+        assert not allocations.is_available()
 
 
 def spend(times: int) -> None:
