@@ -30,7 +30,7 @@ _log = get_logger(__name__)
 #: Most settlements of one commit: enough to share a confirm, few enough to end within its deadline.
 BATCH: Final = 256
 #: Most commits at once. With one, whatever else has ended waits for its confirms, its credit with
-#: it, and a busy worker stands still; a third is no faster (docs/performance.md).
+#: it, and a busy worker stands still (docs/performance.md).
 COMMITS: Final = 2
 #: Most deliveries that wait for the end of an alarm without taking credit from those that need not
 #: (docs/decisions/0005-credit-under-an-alarm.md).
