@@ -25,10 +25,17 @@ Operation = Literal[
     "unchanged",
     "started",
     "answer",
+    "drain",
+    "undrain",
+    "concurrency",
+    "reset",
     "genesis",
 ]
 
 ALL_QUEUES: Final = "*"
+
+#: What it is about whether producers send.
+DRAIN_KEY: Final = f"queue:{ALL_QUEUES}:drain"
 
 #: The operation of a log's first record.
 GENESIS: Final = "genesis"
@@ -96,6 +103,35 @@ def pause_record(
 def resume_record(queue: str, *, by: str, at_ms: int) -> ControlRecord:
     """Return the intent to start jobs of `queue` again."""
     return ControlRecord(key=f"queue:{queue}:pause", op="resume", by=by, at=at_ms)
+
+
+def drain_record(
+    *, by: str, at_ms: int, until_ms: int | None = None, reason: str = ""
+) -> ControlRecord:
+    """Return the intent that producers send nothing new to any queue, until an instant."""
+    body: dict[str, object] | None = {"reason": reason} if reason else None
+    return ControlRecord(key=DRAIN_KEY, op="drain", by=by, at=at_ms, expires=until_ms, body=body)
+
+
+def undrain_record(*, by: str, at_ms: int) -> ControlRecord:
+    """Return the intent that producers send again."""
+    return ControlRecord(key=DRAIN_KEY, op="undrain", by=by, at=at_ms)
+
+
+def concurrency_record(queue: str, slots: int, *, by: str, at_ms: int) -> ControlRecord:
+    """Return the intent that each worker process has so many slots for `queue`."""
+    return ControlRecord(
+        key=f"queue:{queue}:concurrency",
+        op="concurrency",
+        by=by,
+        at=at_ms,
+        body={"slots": slots},
+    )
+
+
+def reset_concurrency_record(queue: str, *, by: str, at_ms: int) -> ControlRecord:
+    """Return the intent that workers have as many slots for `queue` as it declares."""
+    return ControlRecord(key=f"queue:{queue}:concurrency", op="reset", by=by, at=at_ms)
 
 
 def cancel_record(

@@ -22,16 +22,23 @@ if TYPE_CHECKING:
     Table = dict[str, ControlRecord]
 
 PAUSE: Final = "queue:pause"
+DRAIN: Final = "queue:drain"
+CONCURRENCY: Final = "queue:concurrency"
 CANCEL: Final = "job:cancel"
 CHANGE: Final = "job:change"
 STARTED: Final = "job:started"
 #: For whoever asked; nothing follows from it.
 ANSWER: Final = "job:answer"
 
+#: Most slots of a queue in one process: RabbitMQ hands no consumer more at a time.
+MAX_SLOTS: Final = 65_535
+
 #: The kinds that are looked up, and the operations of each that mean something: after any other the
 #: key is as if it had never been written.
 _MEANT: Final[Mapping[str, frozenset[str]]] = {
     PAUSE: frozenset({"pause"}),
+    DRAIN: frozenset({"drain"}),
+    CONCURRENCY: frozenset({"concurrency"}),
     CANCEL: frozenset({"cancel"}),
     CHANGE: frozenset({"change", "changed"}),
     STARTED: frozenset({"started"}),
@@ -96,6 +103,20 @@ class Intents:
         """Return the pauses in force at `now_ms`, by queue."""
         return {queue: r for queue, r in self._paused.items() if _lives(r, now_ms)}
 
+    def drain(self, now_ms: int) -> ControlRecord | None:
+        """Return the record by which producers send nothing new at `now_ms`, if there is one."""
+        record = self._tables[DRAIN].get(ALL_QUEUES)
+        return record if record is not None and _lives(record, now_ms) else None
+
+    def concurrency_of(self, queue: str) -> int | None:
+        """Return how many slots each worker process is to have for `queue`; None: as declared."""
+        record = self._tables[CONCURRENCY].get(queue)
+        return None if record is None else slots_of(record)
+
+    def concurrencies(self) -> dict[str, ControlRecord]:
+        """Return what was said about slots and is in force, by queue."""
+        return {q: r for q, r in self._tables[CONCURRENCY].items() if slots_of(r) is not None}
+
     # ------------------------------------------------------------ jobs
 
     @property
@@ -153,6 +174,14 @@ def was_restarted(envelope: Envelope, at_ms: int) -> bool:
     """Tell whether a job was restarted at an instant or since: cancels from before are void."""
     restarted_ms = (envelope.extra or {}).get(RESTARTED)
     return isinstance(restarted_ms, int) and restarted_ms >= at_ms
+
+
+def slots_of(record: ControlRecord) -> int | None:
+    """Return the slots that a record asks for; None where it makes no sense, which changes nothing."""
+    slots = (record.body or {}).get("slots")
+    if not isinstance(slots, int) or isinstance(slots, bool):
+        return None
+    return slots if 0 < slots <= MAX_SLOTS else None
 
 
 def kind_and_subject(key: str) -> tuple[str, str]:

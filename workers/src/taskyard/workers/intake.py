@@ -54,7 +54,7 @@ class Intake:
         """
         self._queue = queue
         self._broker = broker
-        self._credit = credit
+        self._credit = self._given = credit
         self._held = self._lent = 0
         self._ttr_s = ttr_s
         self._on_batch = on_batch
@@ -105,6 +105,11 @@ class Intake:
         """Open another consumer in place of the present one, which keeps what it has given out."""
         self._renewal.set()
 
+    def set_credit(self, credit: int) -> None:
+        """Have at most `credit` deliveries unsettled at once, what is held and lent left aside."""
+        self._credit = credit
+        self._change_credit()
+
     def hold(self, held: int) -> None:
         """Make up for `held` deliveries that wait for the end of an alarm."""
         # Coarser as it grows: each change is a consumer more on RabbitMQ, and what is given beyond
@@ -127,8 +132,8 @@ class Intake:
         self._change_credit()
 
     @property
-    def _extra(self) -> int:
-        return self._held + self._lent
+    def _wanted(self) -> int:
+        return self._credit + self._held + self._lent
 
     def _change_credit(self) -> None:
         if self._recrediting is None or self._recrediting.done():
@@ -151,13 +156,16 @@ class Intake:
                 return
             self._consumer = await self._open_consumer()
             if self._consumer is not None:
+                if self._given != self._wanted:  # it has changed while the consumer was opened
+                    self._change_credit()
                 await self._flow(self._consumer)
 
     async def _open_consumer(self) -> Consumer | None:
         while not self._shut.is_set():
+            self._given = self._wanted
             try:
                 consumer = await self._broker.consume(
-                    self._queue, credit=self._credit + self._extra, ttr_s=self._ttr_s
+                    self._queue, credit=self._given, ttr_s=self._ttr_s
                 )
             except UnknownQueue:
                 self.problem = f"queue {self._queue} does not exist on the broker any more"
@@ -207,10 +215,9 @@ class Intake:
 
     async def _recredit(self) -> None:
         """Bring the consumer's credit to what it should be, one request at a time."""
-        given = -1
-        while (consumer := self._consumer) is not None and given != self._extra:
-            given = self._extra
+        while (consumer := self._consumer) is not None and self._given != self._wanted:
+            self._given = self._wanted
             try:
-                await consumer.set_credit(self._credit + given)
+                await consumer.set_credit(self._given)
             except Unavailable:
                 return  # the connection is gone; the next consumer is opened with the new credit

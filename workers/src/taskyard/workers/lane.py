@@ -57,7 +57,8 @@ class Lane:
     Attributes:
         queue: as declared.
         handlers: of its tasks, by short and by full name.
-        slots: attempts that may run at once.
+        slots: attempts that may run at once; an operator may change it.
+        declared_slots: as many as that where no operator says otherwise.
         running: attempts under way.
         paused: by an operator.
         taken: deliveries taken so far.
@@ -80,7 +81,7 @@ class Lane:
         metrics = machinery.metrics
         self.queue = queue
         self.handlers = handlers_of(queue, metrics, machinery.output)
-        self.slots = queue.concurrency or machinery.concurrency
+        self.slots = self.declared_slots = queue.concurrency or machinery.concurrency
         self.running: dict[Attempt, None] = {}
         self.paused = False
         self.taken = 0
@@ -185,6 +186,14 @@ class Lane:
             self.intake.open()
         else:
             self.intake.shut()
+
+    def set_slots(self, number: int) -> None:
+        """Run so many attempts at once from now on; none that runs is ended."""
+        self.slots = number
+        self._slots.resize(number)
+        self.isolation.resize(number)
+        self.intake.set_credit(number + self.queue.lookahead)
+        self._start_waiting()
 
     def hand_back(self) -> None:
         """End what runs and give it to other workers, uncharged."""

@@ -72,6 +72,10 @@ class Recall:
         """Return how many runs are remembered."""
         return len(self._lost)
 
+    def remember(self, settled_limit: int) -> None:
+        """Remember at least so many of the last settled runs, if that is more than so far."""
+        self._settled_limit = max(self._settled_limit, settled_limit)
+
     def lost(self, settlement: Settlement) -> None:
         """Remember a settlement that came too late for its delivery."""
         key = key_of(settlement.delivery.envelope)

@@ -49,13 +49,17 @@ class Recycler:
         self._memory = memory or Memory()
         self._limit = worker.options.max_rss_bytes
         self._state = Recycling()
-        given = worker.options.max_abandoned
-        # Below what makes `/livez` say no, so that the worker ends in good order before it is killed.
-        self.max_abandoned = given or min(
-            (stuck_limit(lane.slots) for lane in worker.lanes.values()), default=stuck_limit(1)
-        )
         if self._limit is not None:
             self._check_limit(self._limit)
+
+    @property
+    def max_abandoned(self) -> int:
+        """How many handlers that ran out of time and do not end are too many."""
+        # Below what makes `/livez` say no, so that the worker ends in good order before it is killed.
+        lanes = self._worker.lanes.values()
+        return self._worker.options.max_abandoned or min(
+            (stuck_limit(lane.slots) for lane in lanes), default=stuck_limit(1)
+        )
 
     @property
     def phase(self) -> Phase:
@@ -75,7 +79,7 @@ class Recycler:
     def _look_at_handlers(self) -> None:
         executors = [lane.executor for lane in self._worker.lanes.values()]
         stuck = sum(each.abandoned_threads + each.abandoned_tasks for each in executors)
-        if stuck >= self.max_abandoned:
+        if stuck and stuck >= self.max_abandoned:
             self._recycle(
                 f"{stuck} handlers ran out of time and do not end (the limit is {self.max_abandoned})"
             )

@@ -1,5 +1,7 @@
 """The slots of one queue: an attempt has one while it runs, and lends it out while it waits.
 
+Their number may change at any time: of fewer, those that are in use go when their attempts end.
+
 An attempt that waits for a job it has called needs no slot; were it to keep its own, the called job
 might never get one. It takes a slot again before it goes on, and before anything new is started.
 """
@@ -51,7 +53,9 @@ class Slots:
             on_away: told how many attempts are without a slot, whenever that changes.
 
         """
-        self.free = number
+        self.free = self._number = number
+        # In use, though there are fewer by now: each is given up instead of given on.
+        self._surplus = 0
         self._on_free = on_free
         self._on_away = on_away
         self._away: dict[Attempt, _Absence] = {}
@@ -63,6 +67,20 @@ class Slots:
     def away(self) -> int:
         """How many attempts are without a slot."""
         return len(self._away)
+
+    def resize(self, number: int) -> None:
+        """Have so many from now on; what runs goes on.
+
+        More of them go to whoever wants one back first. The caller starts what waits for others.
+        """
+        added, self._number = number - self._number, number
+        if added < 0:
+            idle = min(self.free, -added)
+            self.free -= idle
+            self._surplus += -added - idle
+            return
+        for _ in range(added):
+            self.give()
 
     def lend(self, attempt: Attempt, *, bounded: bool) -> bool:
         """Give an attempt's slot to others while one more of its calls is under way.
@@ -135,6 +153,9 @@ class Slots:
 
     def give(self) -> None:
         """Free a slot, for an attempt that wants one back if there is one."""
+        if self._surplus:
+            self._surplus -= 1
+            return
         while self._returning:
             attempt = self._returning.popleft()
             absence = self._away.get(attempt)

@@ -296,12 +296,13 @@ class Worker:
     # what happens meanwhile
 
     def set_gates(self) -> None:
-        """Open the lanes that are not paused, and shut those that are."""
+        """Open the lanes that are not paused, shut those that are, and set how much each runs."""
         if self.signals.stop.is_set() or not self.follower.ready.is_set():
             return
         now_ms = self.broker.now_ms()
         for name, lane in self.lanes.items():
             lane.telling.set(policy_of(self.follower.intents.others, name))
+            self._set_slots(lane)
             pause = self.follower.intents.pause_of(name, now_ms)
             if pause is not None and not lane.paused:
                 _log.info("queue paused", queue=name, by=pause.by, until_ms=pause.expires)
@@ -311,6 +312,14 @@ class Worker:
             shut = lane.paused or bool(self.holding)
             if lane.intake.opened is shut:
                 lane.set_open(not shut)
+
+    def _set_slots(self, lane: Lane) -> None:
+        wanted = self.follower.intents.concurrency_of(lane.queue.name)
+        slots = wanted or lane.declared_slots
+        if slots != lane.slots:
+            _log.info("slots changed", queue=lane.queue.name, slots=slots, before=lane.slots)
+            lane.set_slots(slots)
+            self._recall.remember(2 * sum(e.slots + e.queue.lookahead for e in self.lanes.values()))
 
     async def _open_when_ready(self) -> None:
         """Operators' intents come before the first job."""

@@ -145,6 +145,10 @@ class Isolation:
             self._pool.give(child, ended)
         return _outcome_of(ended), True
 
+    def resize(self, slots: int) -> None:
+        """Keep at most so many idle children from now on."""
+        self._pool.resize(slots)
+
     async def close(self) -> None:
         """End all children."""
         await self._pool.close()

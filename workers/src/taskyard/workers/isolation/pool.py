@@ -155,6 +155,12 @@ class Pool:
                 ends = {child.ended for child in self._living}
                 await asyncio.wait(ends, timeout=LEAVE_S)
 
+    def resize(self, size: int) -> None:
+        """Keep at most `size` idle ones from now on."""
+        self.size = size
+        while len(self._idle) > size:
+            self.retire(self._idle.pop(0))
+
     def kill(self) -> None:
         """Kill those that are still there."""
         for child in self._living:
