@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 class SlowBroker:
     """Confirms nothing before the test says so."""
 
+    connected, blocked = True, False
+
+    async def draining(self, *, deadline_s: float) -> None:
+        del deadline_s
+
     def __init__(self) -> None:
         self.calls: list[Sequence[Envelope]] = []
         self.confirming = asyncio.Event()

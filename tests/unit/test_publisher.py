@@ -9,10 +9,12 @@ import pytest
 
 from support.eventually import eventually
 from taskyard.producer.direct import Direct
+from taskyard.producer.drain_gate import DrainGate
 from taskyard.producer.publisher import BATCH, CALLS, Promise, Publisher
 from taskyard.producer.tally import Tally
 from taskyard.shared.broker import PublishStatus, Receipt
 from taskyard.shared.clock import SystemClock
+from taskyard.shared.control import ControlRecord
 from taskyard.shared.envelope import Envelope, mint_id
 from taskyard.shared.errors import Unavailable
 from taskyard.shared.metrics import Metrics
@@ -22,6 +24,11 @@ CONFIRMED = PublishStatus.CONFIRMED
 
 class HeldBroker:
     """Notes each call, and answers it when the test says so."""
+
+    connected, blocked = True, False
+
+    async def draining(self, *, deadline_s: float) -> ControlRecord | None:
+        return None
 
     def __init__(self) -> None:
         self.calls: list[tuple[list[str], float, asyncio.Future[None]]] = []
@@ -46,8 +53,9 @@ class Rig:
         self.opened: list[float] = []
         self.closed = ""
         clock = SystemClock()
+        gate = DrainGate(self.broker, clock)  # type: ignore[arg-type]
         self.publisher = Publisher(
-            Direct(self.broker, self._open, clock).publish,  # type: ignore[arg-type]
+            Direct(self.broker, self._open, clock, gate=gate).publish,  # type: ignore[arg-type]
             tally=Tally(self.metrics),
             clock=clock,
         )

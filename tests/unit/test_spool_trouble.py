@@ -13,6 +13,7 @@ import pytest
 
 from support.eventually import eventually
 from taskyard.producer import fallback as fallback_module, spool as spool_module
+from taskyard.producer.drain_gate import DrainGate
 from taskyard.producer.fallback import Fallback
 from taskyard.producer.flusher import Flusher
 from taskyard.producer.spool import Spool
@@ -212,7 +213,9 @@ async def test_a_file_in_passing_trouble_keeps_its_order(spool, wire, no_replies
             raise Unavailable("the disk is full")
 
     spool._store.on_settle = fails
-    sender = Fallback(wire, wire.publish, spool, no_replies, SystemClock())
+    sender = Fallback(
+        wire, wire.publish, spool, no_replies, SystemClock(), gate=DrainGate(wire, SystemClock())
+    )
     await sender.look(5.0)
     assert sender.spooling
     await sender.drained()
@@ -231,7 +234,9 @@ async def test_a_broken_file_does_not_keep_jobs_from_the_broker(
     monkeypatch.setattr(fallback_module, "_FILE_PAUSE_S", 0.05)
     first = job()
     await put(spool, first)
-    sender = Fallback(wire, wire.publish, spool, no_replies, SystemClock())
+    sender = Fallback(
+        wire, wire.publish, spool, no_replies, SystemClock(), gate=DrainGate(wire, SystemClock())
+    )
 
     async def never(_: Sequence[Settlement]) -> None:
         raise Unavailable("the disk is full")

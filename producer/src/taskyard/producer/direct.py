@@ -1,14 +1,16 @@
-"""Straight to the broker, connecting first if need be."""
+"""Straight to the broker, connecting first if need be, unless operators want nothing new."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from taskyard.shared.broker import PublishStatus, Receipt
 from taskyard.shared.errors import Unavailable
 
 if TYPE_CHECKING:
+    from taskyard.producer.drain_gate import DrainGate
     from taskyard.shared.broker import Broker
     from taskyard.shared.clock import Clock
     from taskyard.shared.envelope import Envelope
@@ -21,10 +23,19 @@ class Direct:
     """Publishes to one broker."""
 
     def __init__(
-        self, broker: Broker, ensure_open: Callable[[float], Awaitable[None]], clock: Clock
+        self,
+        broker: Broker,
+        ensure_open: Callable[[float], Awaitable[None]],
+        clock: Clock,
+        *,
+        gate: DrainGate,
     ) -> None:
-        """Publish through `broker`; `ensure_open` connects it within so many seconds."""
+        """Publish through `broker`, as far as `gate` lets jobs through.
+
+        `ensure_open` connects it within so many seconds.
+        """
         self._broker = broker
+        self._gate = gate
         self._ensure_open = ensure_open
         self._clock = clock
 
@@ -33,7 +44,14 @@ class Direct:
         since_s = self._clock.monotonic_s()
         try:
             await self._ensure_open(deadline_s)
-            left_s = deadline_s - (self._clock.monotonic_s() - since_s)
-            return await self._broker.publish(envelopes, deadline_s=max(left_s, 0.0))
+            ends_s, now_s = since_s + deadline_s, self._clock.monotonic_s()
+            if now_s >= self._gate.due_s:
+                await self._gate.refresh(envelopes, ends_s - now_s)
+                now_s = self._clock.monotonic_s()
+            left_s = max(ends_s - now_s, 0.0)
+            if self._gate.drain is None:
+                return await self._broker.publish(envelopes, deadline_s=left_s)
+            publish = partial(self._broker.publish, deadline_s=left_s)
+            return await self._gate.guard(envelopes, publish)
         except Unavailable as error:
             return [Receipt(status=PublishStatus.UNAVAILABLE, detail=str(error))] * len(envelopes)

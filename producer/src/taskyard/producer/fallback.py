@@ -18,6 +18,7 @@ from taskyard.shared.logs import get_logger
 
 if TYPE_CHECKING:
     from taskyard.producer.direct import Publish
+    from taskyard.producer.drain_gate import DrainGate
     from taskyard.producer.replies import Replies
     from taskyard.producer.spool import Spool
     from taskyard.shared.broker import Broker
@@ -49,7 +50,14 @@ class Fallback:
     """
 
     def __init__(
-        self, broker: Broker, publish: Publish, spool: Spool, replies: Replies, clock: Clock
+        self,
+        broker: Broker,
+        publish: Publish,
+        spool: Spool,
+        replies: Replies,
+        clock: Clock,
+        *,
+        gate: DrainGate,
     ) -> None:
         """Stand between a producer and its broker.
 
@@ -59,12 +67,14 @@ class Fallback:
             spool: for what it does not take.
             replies: the outcomes that the producer waits for.
             clock: where durations come from.
+            gate: refuses what is not to be sent, and so neither to be spooled.
 
         """
         self.spooling = False
         self._broker = broker
         self._publish = publish
         self._spool = spool
+        self._gate = gate
         self._clock = clock
         self._flusher = Flusher(broker, publish, spool, replies)
         self._flushing: asyncio.Task[None] | None = None
@@ -148,8 +158,11 @@ class Fallback:
             await asyncio.wait([self._flushing], timeout=min(left_s, _LAST_S))
 
     async def _put(self, envelopes: Sequence[Envelope], ends_s: float) -> list[Receipt]:
-        left_s = ends_s - self._clock.monotonic_s()
-        return await self._spool.put(envelopes, left_s, wait=self._flusher.moving)
+        async def put(envelopes: Sequence[Envelope]) -> list[Receipt]:
+            left_s = ends_s - self._clock.monotonic_s()
+            return await self._spool.put(envelopes, left_s, wait=self._flusher.moving)
+
+        return await self._gate.guard(envelopes, put)
 
     def _turn_to_spool(self, reason: str) -> None:
         if self.spooling:

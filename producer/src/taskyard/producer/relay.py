@@ -10,8 +10,10 @@ import click
 import msgspec
 
 from taskyard.producer.direct import Direct
+from taskyard.producer.drain_gate import DrainGate
 from taskyard.producer.flusher import Flusher
 from taskyard.producer.spool import Spool
+from taskyard.producer.verdict import draining
 from taskyard.shared.brokers import connect
 from taskyard.shared.cli import NO
 from taskyard.shared.clock import SystemClock
@@ -58,7 +60,7 @@ def relay(
     """Hand what is left in spools (sqlite:///path, or TASKYARD_SPOOL_URL) to the broker.
 
     Exit 0 when they are empty; 1 when the broker refused some of it, which stays there; 69 when
-    the broker cannot be reached, with everything still in its place.
+    the broker cannot be reached or is drained, with everything still in its place.
     """
     settings = Settings()
     configure_logging(settings)
@@ -130,7 +132,8 @@ async def _relay(
     async def is_open(deadline_s: float) -> None:
         del deadline_s
 
-    direct = Direct(broker, is_open, SystemClock())
+    gate = DrainGate(broker, SystemClock())
+    direct = Direct(broker, is_open, SystemClock(), gate=gate)
     works = [_Work(url, broker, direct, watch=watch) for url in urls]
     try:
         for work in works:
@@ -138,10 +141,20 @@ async def _relay(
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await _reach(broker, deadline_s, patient=watch)
+                if not watch:
+                    await _refuse_drained(broker, deadline_s)
                 await asyncio.gather(*(work.run() for work in works))
         return [await work.end() for work in works]
     finally:
+        await gate.close()
         await broker.close()
+
+
+async def _refuse_drained(broker: Broker, deadline_s: float) -> None:
+    """Raise Draining rather than wait for its end; who watches waits."""
+    drain = await broker.draining(deadline_s=deadline_s)
+    if drain is not None:
+        raise draining(drain, "what is in the spool stays in its place")
 
 
 async def _reach(broker: Broker, deadline_s: float, *, patient: bool) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from taskyard.producer.call import envelope_of
 from taskyard.producer.direct import Direct
+from taskyard.producer.drain_gate import DrainGate
 from taskyard.producer.fallback import Fallback
 from taskyard.producer.origin import origin
 from taskyard.producer.publisher import Publisher
@@ -75,12 +76,15 @@ class Session:
         )
         self.replies = Replies(broker)
         self._clock = clock or SystemClock()
-        direct = Direct(broker, self.ensure_open, self._clock)
+        self._gate = DrainGate(broker, self._clock)
+        direct = Direct(broker, self.ensure_open, self._clock, gate=self._gate)
         self.spool: Spool | None = None
         self.fallback: Fallback | None = None
         if settings.spool_url is not None:
             self.spool = Spool(settings.spool_url, limit_bytes=settings.spool_limit)
-            self.fallback = Fallback(broker, direct.publish, self.spool, self.replies, self._clock)
+            self.fallback = Fallback(
+                broker, direct.publish, self.spool, self.replies, self._clock, gate=self._gate
+            )
         self.publisher = Publisher(
             (self.fallback or direct).publish, tally=Tally(metrics), clock=self._clock
         )
@@ -137,6 +141,7 @@ class Session:
         await self.publisher.close()
         if self.fallback is not None:
             await self.fallback.close(min(self.settings.publish_deadline, _FLUSH_S))
+        await self._gate.close()
         await self.replies.close()
         self.replies.abandon("the producer was closed before its outcome arrived")
         if self._owned and self._opened:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from taskyard.shared.broker import PublishStatus
+from taskyard.shared.clock import to_datetime
 from taskyard.shared.errors import (
+    Draining,
     PublishError,
     PublishTimeout,
     Rejected,
@@ -19,6 +21,7 @@ from taskyard.shared.task import declared_queues
 
 if TYPE_CHECKING:
     from taskyard.shared.broker import Receipt
+    from taskyard.shared.control import ControlRecord
     from taskyard.shared.envelope import Envelope
 
 
@@ -59,10 +62,44 @@ def error_of(
     """Return the error that stands for a receipt; None for a confirmed job."""
     if receipt.status in DONE:
         return None
+    if receipt.drain is not None:
+        what = f"job {envelope.id} ({envelope.task}) was not sent to {place}"
+        return draining(receipt.drain, what, job_id=envelope.id, queue=envelope.queue)
     kind, text = _explain(receipt, envelope, place, deadline_s)
     if receipt.detail:
         text += f" ({receipt.detail})"
     return kind(text, job_id=envelope.id, queue=envelope.queue)
+
+
+def draining(drain: ControlRecord, what: str, *, job_id: str = "", queue: str = "") -> Draining:
+    """Return the error that says by whose intent nothing new is sent.
+
+    Args:
+        drain: the intent.
+        what: became of what was to be sent, in words.
+        job_id: of the job, if it is about one.
+        queue: of the job.
+
+    """
+    reason = (drain.body or {}).get("reason")
+    by = f" by {drain.by}" if drain.by else ""
+    since = f" since {_time(drain.at)}" if drain.at else ""
+    until = f" until {_time(drain.expires)}" if drain.expires is not None else ""
+    error = Draining(
+        f"{what}: operators want no new jobs now (drained{by}{since}{until}"
+        + (f": {reason}" if reason else "")
+        + "); send it again "
+        + ("then" if until else "when `taskyard drain off` has ended that"),
+        job_id=job_id,
+        queue=queue,
+    )
+    error.by, error.reason = drain.by, str(reason or "")
+    error.since_ms, error.until_ms = drain.at, drain.expires
+    return error
+
+
+def _time(instant_ms: int) -> str:
+    return to_datetime(instant_ms).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _explain(

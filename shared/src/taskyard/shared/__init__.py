@@ -5,6 +5,7 @@ from __future__ import annotations
 from taskyard.shared.context import Context, current_job
 from taskyard.shared.errors import (
     ConfigurationError,
+    Draining,
     InvalidArguments,
     JobCancelled,
     JobError,
@@ -36,6 +37,7 @@ from taskyard.shared.work import Work
 __all__ = [
     "ConfigurationError",
     "Context",
+    "Draining",
     "Fail",
     "Hold",
     "Hooks",

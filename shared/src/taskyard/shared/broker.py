@@ -73,6 +73,7 @@ class Capabilities:
         replies: addresses for outcomes, so that `result()` works.
         lease: settles are fenced: a delivery that was given to another cannot be settled.
         max_ttr_s: the longest time to run that the broker lets a delivery live; None: any.
+        stats_lag_s: how old `QueueStats.unsettled` may be, in seconds.
 
     """
 
@@ -84,6 +85,7 @@ class Capabilities:
     replies: Capability = NATIVE
     lease: Capability = NATIVE
     max_ttr_s: float | None = None
+    stats_lag_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,14 +163,17 @@ class PublishStatus(Enum):
     """Stored by the producer's own spool, until the broker takes it; no adapter says so."""
     SPOOL_FULL = "spool_full"
     """Neither the broker nor the producer's spool took it."""
+    DRAINING = "draining"
+    """Not sent, because operators want nothing new (`Receipt.drain`); no adapter says so."""
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """What became of one publish, and its `message_id`."""
+    """What became of one publish, its `message_id`, and by which intent it was not sent."""
 
     status: PublishStatus
     message_id: str = ""
     detail: str = ""
+    drain: ControlRecord | None = None
 
 
 # ---------------------------------------------------------------- deliveries
@@ -612,6 +617,14 @@ class Broker(Protocol):
         self, records: Sequence[ControlRecord], *, deadline_s: float = 10.0
     ) -> None:
         """Write intents durably, in order (ControlUnavailable otherwise)."""
+        ...
+
+    async def draining(self, *, deadline_s: float = 5.0) -> ControlRecord | None:
+        """Return the intent by which producers send nothing new, if one is in force.
+
+        Every producer asks every few seconds, so while there is none it costs one small request,
+        and no more with a long log. None where there is no control log.
+        """
         ...
 
     def follow_control(self, after: int | None = None) -> AsyncIterator[ControlBatch]:

@@ -19,6 +19,7 @@ from taskyard.shared.control import ControlUnavailable
 from taskyard.shared.errors import (
     AlreadyRunning,
     ConfigurationError,
+    Draining,
     InvalidArguments,
     JobError,
     NotFound,
@@ -45,7 +46,8 @@ INTERRUPTED: Final = 130  # as shells report SIGINT
 
 _GROUP_HELP: Final = {
     "broker": "Set a broker up, and look at how it is set up.",
-    "queues": "Look at queues, pause and resume them.",
+    "drain": "Have producers send nothing new, while workers go on.",
+    "queues": "Look at queues, pause and resume them, and set how much runs at once.",
     "parked": "Look at parked jobs; edit, release or discard them.",
     "jobs": "Look at jobs and control them.",
     "keys": "Keys for encrypted arguments.",
@@ -95,7 +97,7 @@ def exit_code_of(error: TaskyardError) -> int:
     """Return the exit code that stands for an error."""
     if isinstance(error, (ResultTimeout, PublishTimeout)):
         return TIMED_OUT
-    if isinstance(error, (Unavailable, ControlUnavailable)):
+    if isinstance(error, (Unavailable, Draining, ControlUnavailable)):
         return UNAVAILABLE
     if isinstance(error, UnknownQueue):
         return NO  # it is a configuration error to a program; here, what was named is not there

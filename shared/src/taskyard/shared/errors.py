@@ -11,6 +11,7 @@ TaskyardError
 │   ├── Rejected              the broker refused it: nothing was stored
 │   ├── PublishTimeout        no answer within the deadline: it may have been stored
 │   ├── Unavailable           no connection to the broker: nothing was sent
+│   ├── Draining              operators want no new jobs now: nothing was sent
 │   └── PartialSendError      some jobs of a batch were accepted, some not
 ├── JobError                  the job itself did not succeed
 │   ├── JobFailed             it ended as failed
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AlreadyRunning",
     "ConfigurationError",
+    "Draining",
     "InvalidArguments",
     "JobCancelled",
     "JobError",
@@ -123,6 +125,20 @@ class PublishTimeout(PublishError):
 
 class Unavailable(PublishError):
     """There is no connection to the broker; nothing was sent. Try later."""
+
+
+class Draining(PublishError):
+    """Operators want no new jobs for now; nothing was sent or stored. Send it again later.
+
+    Jobs that a running job sends are not refused. `by` and `reason` say who wants it and why,
+    `since_ms` and `until_ms` from when on and until when (None: until further notice), in
+    milliseconds since the epoch.
+    """
+
+    by: str = ""
+    reason: str = ""
+    since_ms: int = 0
+    until_ms: int | None = None
 
 
 class SpoolFull(Unavailable):

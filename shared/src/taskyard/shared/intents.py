@@ -93,11 +93,12 @@ class Intents:
 
     def pause_of(self, queue: str, now_ms: int) -> ControlRecord | None:
         """Return the record that pauses `queue` at `now_ms`, if one does."""
-        for name in (queue, ALL_QUEUES):
-            record = self._paused.get(name)
-            if record is not None and _lives(record, now_ms):
-                return record
-        return None
+        return next(iter(self.pauses_of(queue, now_ms)), None)
+
+    def pauses_of(self, queue: str, now_ms: int) -> list[ControlRecord]:
+        """Return the records that pause `queue` at `now_ms`: its own first, then that of all."""
+        found = (self._paused.get(name) for name in (queue, ALL_QUEUES))
+        return [record for record in found if record is not None and _lives(record, now_ms)]
 
     def paused(self, now_ms: int) -> dict[str, ControlRecord]:
         """Return the pauses in force at `now_ms`, by queue."""
@@ -105,8 +106,7 @@ class Intents:
 
     def drain(self, now_ms: int) -> ControlRecord | None:
         """Return the record by which producers send nothing new at `now_ms`, if there is one."""
-        record = self._tables[DRAIN].get(ALL_QUEUES)
-        return record if record is not None and _lives(record, now_ms) else None
+        return in_force(self._tables[DRAIN].get(ALL_QUEUES), now_ms)
 
     def concurrency_of(self, queue: str) -> int | None:
         """Return how many slots each worker process is to have for `queue`; None: as declared."""
@@ -174,6 +174,13 @@ def was_restarted(envelope: Envelope, at_ms: int) -> bool:
     """Tell whether a job was restarted at an instant or since: cancels from before are void."""
     restarted_ms = (envelope.extra or {}).get(RESTARTED)
     return isinstance(restarted_ms, int) and restarted_ms >= at_ms
+
+
+def in_force(drain: ControlRecord | None, now_ms: int) -> ControlRecord | None:
+    """Return the last record about draining if it asks for it and has not ended by itself."""
+    if drain is None or drain.op not in _MEANT[DRAIN] or not _lives(drain, now_ms):
+        return None
+    return drain
 
 
 def slots_of(record: ControlRecord) -> int | None:

@@ -106,6 +106,12 @@ class Partial:
         """Refuse (ConfigurationError)."""
         refuse("control log", self.capabilities.control)
 
+    async def draining(self, *, deadline_s: float = 5.0) -> ControlRecord | None:
+        """Without a control log nobody can ask producers to send nothing."""
+        if self.capabilities.control:
+            raise NotImplementedError
+        return None
+
     async def follow_control(self, after: int | None = None) -> AsyncIterator[ControlBatch]:
         """Refuse (ConfigurationError)."""
         refuse("control log", self.capabilities.control)

@@ -21,6 +21,7 @@ from taskyard.shared.conformance.consuming import Consuming  # noqa: E402
 from taskyard.shared.conformance.control import ControlLog  # noqa: E402
 from taskyard.shared.conformance.crash import Deaths  # noqa: E402
 from taskyard.shared.conformance.delays import Delays  # noqa: E402
+from taskyard.shared.conformance.draining import Draining  # noqa: E402
 from taskyard.shared.conformance.feed import Feeding  # noqa: E402
 from taskyard.shared.conformance.harness import Harness  # noqa: E402
 from taskyard.shared.conformance.locks import Locks  # noqa: E402
@@ -41,6 +42,7 @@ class BrokerSuite(
     Delays,
     ParkingLots,
     ControlLog,
+    Draining,
     Feeding,
     Locks,
     Replies,

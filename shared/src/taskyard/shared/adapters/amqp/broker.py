@@ -12,6 +12,7 @@ from taskyard.shared.adapters.amqp.consumer import (
 )
 from taskyard.shared.adapters.amqp.core import Core
 from taskyard.shared.adapters.amqp.intake import Token
+from taskyard.shared.adapters.amqp.management import LAG_S
 from taskyard.shared.adapters.amqp.settler import Settler
 from taskyard.shared.broker import (
     NATIVE,
@@ -25,6 +26,7 @@ from taskyard.shared.broker import (
     Lost,
     Unblocked,
 )
+from taskyard.shared.control import DRAIN_KEY
 
 if TYPE_CHECKING:
     import random
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
         Sequence,
     )
 
+    from taskyard.shared.adapters.amqp.draining import DrainMark
     from taskyard.shared.adapters.amqp.link import Link
     from taskyard.shared.broker import (
         Consumer,
@@ -90,6 +93,7 @@ class AmqpBroker:
         )
         self.now_ms: Callable[[], int] = self.core.clock.now_ms  # asked for each job
         self._consumers: list[AmqpConsumer] = []
+        self._drain_mark: DrainMark | None = None
         self._listeners: list[asyncio.Queue[BrokerEvent | None]] = []
         self._was_connected = False
         self._was_blocked = False
@@ -109,6 +113,7 @@ class AmqpBroker:
             lock=SUPPLIED,
             lease=NATIVE,
             max_ttr_s=None if patient else longest_ttr_s(self.core.options.consumer_timeout_s),
+            stats_lag_s=LAG_S,
         )
 
     @property
@@ -258,6 +263,18 @@ class AmqpBroker:
         from taskyard.shared.adapters.amqp import control
 
         await control.append_control(self.core, records, deadline_s=deadline_s)
+        if any(record.key == DRAIN_KEY for record in records):
+            await self._mark().keep(records)
+
+    async def draining(self, *, deadline_s: float = 5.0) -> ControlRecord | None:
+        return await self._mark().ask(deadline_s)
+
+    def _mark(self) -> DrainMark:
+        from taskyard.shared.adapters.amqp.draining import DrainMark
+
+        if self._drain_mark is None:
+            self._drain_mark = DrainMark(self.core)
+        return self._drain_mark
 
     def follow_control(self, after: int | None = None) -> AsyncIterator[ControlBatch]:
         from taskyard.shared.adapters.amqp import control

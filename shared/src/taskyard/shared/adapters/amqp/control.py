@@ -27,7 +27,7 @@ from taskyard.shared.errors import Unavailable
 from taskyard.shared.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, Sequence
 
     from taskyard.shared.adapters.amqp.core import Core
     from taskyard.shared.adapters.amqp.frames import Message
@@ -93,7 +93,7 @@ async def begin_log(core: Core, *, is_new: bool) -> None:
     await append_control(core, [genesis(core.clock.now_ms())], deadline_s=_GENESIS_S)
 
 
-async def follow_control(core: Core, after: int | None) -> AsyncIterator[ControlBatch]:
+async def follow_control(core: Core, after: int | None) -> AsyncGenerator[ControlBatch]:
     """Yield the log behind an offset, then as it grows; see the port.
 
     An offset that retention has forgotten continues at the oldest one left.

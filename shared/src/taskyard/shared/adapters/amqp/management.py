@@ -28,6 +28,10 @@ _log = get_logger(__name__)
 
 SETTING: Final = "TASKYARD_MANAGEMENT_URL"
 
+#: How old its counters may be: a queue tells them every five seconds unless the broker is set to
+#: tell them less often (`collect_statistics_interval`).
+LAG_S: Final = 6.0
+
 _TIMEOUT_S: Final = 3.0
 #: How long a management API that did not answer is left alone.
 _RETRY_S: Final = 30.0

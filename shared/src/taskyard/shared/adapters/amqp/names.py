@@ -37,6 +37,14 @@ class Names:
         return f"{self.prefix}.known"
 
     @cached_property
+    def draining(self) -> str:
+        """Routing key at `known` that leads to its sink while operators want nothing new.
+
+        No queue can be called so.
+        """
+        return "@draining"
+
+    @cached_property
     def delay_deliver(self) -> str:
         """Exchange where delayed jobs leave the ladder, for the work queues."""
         return f"{self.prefix}.delay.deliver"

@@ -78,6 +78,8 @@ class Publisher:
         self._changed: asyncio.Future[None] | None = None
         self._stopped = False
         self._retiring: Channel | None = None
+        self.forbidden: set[str] = set()
+        """Exchanges that this user may not publish to, as this connection has shown."""
         self._renewed_s = -_RENEW_S
 
     @property
@@ -368,6 +370,8 @@ class Publisher:
             text = f"{where} is not set up (run `taskyard broker apply`): {reason}"
         else:
             status, text = PublishStatus.REJECTED, f"{where} refuses it: {reason}"
+            named = {flight.items[index].exchange for flight, index, _ in self._pending.values()}
+            self.forbidden |= {exchange for exchange in named if f"'{exchange}'" in reason.text}
         for flight, index, _ in self._pending.values():
             item = flight.items[index]
             if f"'{item.exchange}'" in reason.text:
@@ -386,6 +390,7 @@ class Publisher:
     def _on_event(self, event: BrokerEvent) -> None:
         if isinstance(event, Connected | Lost):
             self._known.clear()
+            self.forbidden.clear()
         self._wake()
 
     def _wake(self) -> None:

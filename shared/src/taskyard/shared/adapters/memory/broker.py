@@ -27,9 +27,10 @@ from taskyard.shared.broker import (
     QueueStats,
     Receipt,
 )
-from taskyard.shared.control import ControlUnavailable
+from taskyard.shared.control import DRAIN_KEY, ControlUnavailable
 from taskyard.shared.envelope import mint_id
 from taskyard.shared.errors import ConfigurationError
+from taskyard.shared.intents import in_force
 from taskyard.shared.recording import LeftOut
 from taskyard.shared.topology import Create, Differs, Remove, Topology, WorkQueue
 
@@ -204,6 +205,13 @@ class MemoryBroker(Handle):
             self._control_log().extend(records)
             for follower in self.state.followers:
                 follower.set()
+
+    async def draining(self, *, deadline_s: float = 5.0) -> ControlRecord | None:
+        self._check_open()
+        with self.state.lock:
+            log = self.state.control or ()
+            last = next((record for record in reversed(log) if record.key == DRAIN_KEY), None)
+        return in_force(last, self.now_ms())
 
     async def follow_control(self, after: int | None = None) -> AsyncIterator[ControlBatch]:
         position = after or 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from taskyard.shared.adapters.sql import layout, queries
 from taskyard.shared.adapters.sql.announcer import Announcer
 from taskyard.shared.adapters.sql.consumer import SqlConsumer
+from taskyard.shared.adapters.sql.control_log import last_drain
 from taskyard.shared.adapters.sql.faults import StoreError
 from taskyard.shared.adapters.sql.feed_consumer import SqlFeedConsumer
 from taskyard.shared.adapters.sql.feeding import write_records
@@ -35,6 +36,7 @@ from taskyard.shared.clock import Clock, SystemClock
 from taskyard.shared.control import ControlUnavailable
 from taskyard.shared.envelope import mint_id
 from taskyard.shared.errors import ConfigurationError, Unavailable, UnknownQueue
+from taskyard.shared.intents import in_force
 from taskyard.shared.naming import check_namespace
 
 if TYPE_CHECKING:
@@ -272,6 +274,9 @@ class SqlBroker:
         if self._handle is None:
             raise ControlUnavailable(_CLOSED)
         await self._handle.log.append(records, deadline_s)
+
+    async def draining(self, *, deadline_s: float = 5.0) -> ControlRecord | None:
+        return in_force(await self._read(last_drain), self.now_ms())
 
     async def follow_control(self, after: int | None = None) -> AsyncIterator[ControlBatch]:
         if self._handle is None:

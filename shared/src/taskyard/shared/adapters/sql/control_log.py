@@ -9,7 +9,12 @@ from taskyard.shared.adapters.sql import queries
 from taskyard.shared.adapters.sql.faults import StoreError
 from taskyard.shared.adapters.sql.watch import CONTROL
 from taskyard.shared.broker import ControlBatch
-from taskyard.shared.control import ControlUnavailable, decode_records, encode_records
+from taskyard.shared.control import (
+    DRAIN_KEY,
+    ControlUnavailable,
+    decode_records,
+    encode_records,
+)
 from taskyard.shared.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -32,8 +37,18 @@ def append(session: Session, records: Sequence[ControlRecord]) -> bool:
     if not session.catalogue().control:
         return False
     session.run(queries.CONTROL_APPEND, (encode_records(records).decode(),))
+    if any(record.key == DRAIN_KEY for record in records):
+        session.run(queries.CONTROL_DRAIN, {"appended": len(records), "key": DRAIN_KEY})
     session.effects.topics.add(CONTROL)
     return True
+
+
+def last_drain(session: Session) -> ControlRecord | None:
+    """Return the last record about draining, if there is one."""
+    (record,) = session.one(queries.DRAINING)
+    if record is None:
+        return None
+    return next(iter(decode_records(f"[{record!s}]".encode())), None)
 
 
 class ControlLog:

@@ -193,6 +193,16 @@ UPDATE @parked SET owner = NULL, fence = NULL WHERE owner = :owner AND fence = :
 # ---------------------------------------------------------------- control log
 
 CONTROL_APPEND: Final = "INSERT INTO @control (record) SELECT value FROM JSON_EACH(?)"
+#: Where the last record about draining stands, so that producers find it at once.
+CONTROL_DRAIN: Final = """
+INSERT OR REPLACE INTO @meta SELECT 'drain', MAX(position) FROM @control
+WHERE position > (SELECT MAX(position) FROM @control) - :appended
+  AND JSON_EXTRACT(record, '$.key') = :key
+"""
+DRAINING: Final = """
+SELECT (SELECT record FROM @control
+        WHERE position = (SELECT value FROM @meta WHERE key = 'drain'))
+"""
 CONTROL_END: Final = "SELECT COALESCE(MAX(position), 0) FROM @control"
 CONTROL_CHUNK: Final = """
 SELECT COUNT(*), MAX(position), '[' || GROUP_CONCAT(record, ',') || ']'
