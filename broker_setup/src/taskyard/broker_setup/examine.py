@@ -11,15 +11,17 @@ from taskyard.broker_setup.session import open_broker
 from taskyard.broker_setup.setup import describe, make_plan, specs_of
 from taskyard.shared.broker import ORPHANS, SetupSpec
 from taskyard.shared.catalogue import load_queues
-from taskyard.shared.control import ControlUnavailable
+from taskyard.shared.control import ALL_QUEUES, ControlUnavailable
 from taskyard.shared.errors import ConfigurationError, Unavailable
+from taskyard.shared.intents import slots_of
 from taskyard.shared.settings import Settings
 from taskyard.shared.spool import connect_spool, prepare, spool_exists, survey
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from taskyard.shared.broker import Broker
+    from taskyard.shared.intents import Intents
 
 Level = Literal["ok", "warning", "error"]
 
@@ -140,18 +142,23 @@ async def _control(broker: Broker) -> list[Finding]:
                 "workers keep their last state and start no new queue",
             )
         ]
-    paused = intents.paused(broker.now_ms())
-    return [
-        Finding("ok", "control log can be read"),
-        *(
-            Finding(
-                "warning",
-                f"queue {queue} is paused by {record.by}",
-                f"taskyard queues resume {queue}",
-            )
-            for queue, record in paused.items()
-        ),
-    ]
+    return [Finding("ok", "control log can be read"), *_intended(intents, broker.now_ms())]
+
+
+def _intended(intents: Intents, now_ms: int) -> Iterator[Finding]:
+    """Say what operators hold back or have changed, and how to undo it."""
+    for queue, record in intents.paused(now_ms).items():
+        every = queue == ALL_QUEUES
+        what = "every queue" if every else f"queue {queue}"
+        command = f"taskyard queues resume {'--all' if every else queue}"
+        yield Finding("warning", f"{what} is paused by {record.by}", command)
+    drain = intents.drain(now_ms)
+    if drain is not None:
+        what = f"producers send nothing new: drained by {drain.by}"
+        yield Finding("warning", what, "taskyard drain off")
+    for queue, record in intents.concurrencies().items():
+        what = f"queue {queue}: {slots_of(record)} slots in each worker process, by {record.by}"
+        yield Finding("ok", what, f"taskyard queues concurrency {queue} --reset")
 
 
 async def _queues(broker: Broker, names: Sequence[str]) -> list[Finding]:

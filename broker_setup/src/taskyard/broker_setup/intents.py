@@ -1,4 +1,4 @@
-"""Write operators' intents into the control log: pause, resume, cancel; and read them back."""
+"""Write operators' intents into the control log, and read them back."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from taskyard.shared.control import (
     ALL_QUEUES,
     GENESIS,
     cancel_record,
+    concurrency_record,
+    drain_record,
     pause_record,
+    reset_concurrency_record,
     resume_record,
+    undrain_record,
 )
 from taskyard.shared.envelope import mint_id
-from taskyard.shared.errors import NotFound
-from taskyard.shared.intents import Intents
+from taskyard.shared.errors import ConfigurationError, NotFound
+from taskyard.shared.intents import MAX_SLOTS, Intents
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,6 +68,56 @@ async def resume(broker: Broker, queues: Sequence[str], *, by: str) -> list[str]
     found = [queue for queue in queues if queue in paused]
     if found:
         await broker.append_control([resume_record(q, by=by, at_ms=now_ms) for q in found])
+    return found
+
+
+async def set_concurrency(
+    broker: Broker, queues: Sequence[str], slots: int | None, *, by: str
+) -> None:
+    """Have each worker process run so many jobs of these queues at once; None: as they declare.
+
+    Durable on return; workers follow at once, and end nothing that runs.
+
+    Raises:
+        ConfigurationError: the number makes no sense.
+        NotFound: the broker has no such queue.
+
+    """
+    if slots == 0:
+        msg = (
+            "0 slots would start nothing: that is `taskyard queues pause`, which says so to whoever "
+            "looks; nothing was changed"
+        )
+        raise ConfigurationError(msg)
+    if slots is not None and not 0 < slots <= MAX_SLOTS:
+        msg = f"{slots} slots: give a number from 1 to {MAX_SLOTS}; nothing was changed"
+        raise ConfigurationError(msg)
+    await check_queues(broker, queues)
+    now_ms = broker.now_ms()
+    await broker.append_control(
+        [
+            reset_concurrency_record(queue, by=by, at_ms=now_ms)
+            if slots is None
+            else concurrency_record(queue, slots, by=by, at_ms=now_ms)
+            for queue in queues
+        ]
+    )
+
+
+async def drain(broker: Broker, *, by: str, for_s: float | None, reason: str) -> None:
+    """Have producers send nothing new, for a time or until `undrain`. Durable on return."""
+    now_ms = broker.now_ms()
+    until_ms = None if for_s is None else now_ms + round(for_s * 1000)
+    await broker.append_control(
+        [drain_record(by=by, at_ms=now_ms, until_ms=until_ms, reason=reason)]
+    )
+
+
+async def undrain(broker: Broker, *, by: str) -> ControlRecord | None:
+    """Have producers send again; return the drain that was in force, if one was."""
+    now_ms = broker.now_ms()
+    found = (await read_intents(broker)).drain(now_ms)
+    await broker.append_control([undrain_record(by=by, at_ms=now_ms)])
     return found
 
 
