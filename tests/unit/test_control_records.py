@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from taskyard.shared.control import cancel_record, decode_records
+from taskyard.shared.control import (
+    cancel_record,
+    concurrency_record,
+    decode_records,
+    drain_record,
+    pause_record,
+    reset_concurrency_record,
+    resume_record,
+    undrain_record,
+)
 from taskyard.shared.envelope import Envelope
 from taskyard.shared.intents import Intents
 from taskyard.shared.wire import RESTARTED
@@ -46,3 +56,50 @@ def test_a_cancel_is_void_for_what_was_restarted_after_it(
     envelope = Envelope(id="a", queue="q", task="t", extra=extra)
     assert (intents.cancel_for(envelope) is not None) is is_cancelled
     assert intents.cancel_for(Envelope(id="b", queue="q", task="t")) is None
+
+
+def test_a_queue_is_paused_by_itself_and_with_all() -> None:
+    """ZS-53, ZS-54: each has an end of its own; a queue starts again when neither holds."""
+    intents = Intents()
+    intents.apply(
+        [
+            pause_record("mail", by="ann", at_ms=1),
+            pause_record("*", by="bob", at_ms=2, until_ms=100),
+        ]
+    )
+    assert [record.by for record in intents.pauses_of("mail", 50)] == ["ann", "bob"]
+    assert [record.by for record in intents.pauses_of("shop", 50)] == ["bob"]
+    assert [record.by for record in intents.pauses_of("mail", 100)] == ["ann"]
+    intents.apply([resume_record("mail", by="ann", at_ms=3)])
+    assert [record.by for record in intents.pauses_of("mail", 50)] == ["bob"]
+    assert intents.pauses_of("mail", 100) == []
+
+
+def test_the_last_drain_holds_until_its_end() -> None:
+    """BS-15: a later one replaces it, `undrain` ends it, and so does its time."""
+    intents = Intents()
+    assert intents.drain(0) is None
+    intents.apply([drain_record(by="ann", at_ms=1), drain_record(by="bob", at_ms=2, until_ms=9)])
+    found = intents.drain(8)
+    assert found is not None
+    assert found.by == "bob"
+    assert intents.drain(9) is None
+    intents.apply([undrain_record(by="ann", at_ms=3)])
+    assert intents.drain(8) is None
+
+
+@pytest.mark.parametrize(
+    ("slots", "meant"),
+    [(1, 1), (65_535, 65_535), (0, None), (-1, None), (65_536, None), (True, None), ("4", None)],
+)
+def test_slots_are_a_number_or_as_declared(slots: object, meant: int | None) -> None:
+    """ZS-51: what makes no sense as a number of slots leaves the queue as it declares itself."""
+    intents = Intents()
+    record = msgspec.structs.replace(
+        concurrency_record("mail", 3, by="ann", at_ms=1), body={"slots": slots}
+    )
+    intents.apply([record])
+    assert intents.concurrency_of("mail") == meant
+    assert list(intents.concurrencies()) == (["mail"] if meant else [])
+    intents.apply([reset_concurrency_record("mail", by="ann", at_ms=2)])
+    assert intents.concurrency_of("mail") is None
