@@ -110,7 +110,7 @@ class Fallback:
         if self.spooling:
             return await self._put(envelopes, ends_s)
         receipts = await self._publish(envelopes, deadline_s * BROKER_SHARE)
-        self._reached = self._reached or self._broker.connected
+        self._reached = self._flusher.met = self._reached or self._broker.connected
         left = [index for index, receipt in enumerate(receipts) if receipt.status in _LEFT]
         if left:
             self._turn_to_spool(receipts[left[0]].detail or receipts[left[0]].status.value)

@@ -43,6 +43,7 @@ class Flusher:
 
     Attributes:
         moving: whether the last batch went through, so that there will be room soon.
+        met: whether the broker was ever reached; until then a publish is what connects.
         sent: jobs that it has handed to the broker.
         ended: entries that are out of the file.
 
@@ -60,7 +61,7 @@ class Flusher:
             replies: the outcomes that this process waits for, some perhaps of jobs in there.
 
         """
-        self.moving = False
+        self.moving = self.met = False
         self.sent = self.ended = 0
         # What the broker has, and the file did not let go: it comes again, and is not sent again.
         self._handed: set[str] = set()
@@ -141,8 +142,12 @@ class Flusher:
             self.ended += len(settlements)
 
     async def _passable(self) -> None:
-        """Wait while the broker is known to take nothing: what is written then may arrive late."""
-        while self._broker.blocked:
+        """Wait while the broker is known to take nothing: what is written then may arrive late.
+
+        And while it is away again: whether operators want anything new is asked when it is back.
+        """
+        self.met = self.met or self._broker.connected
+        while self._broker.blocked or (self.met and not self._broker.connected):
             self.moving = False
             await asyncio.sleep(_LOOK_S)
 
