@@ -22,6 +22,7 @@ from taskyard.shared.envelope import Envelope
 from taskyard.shared.feed import FINISHED, PROGRESSED, RELEASED, STARTED, FeedItem, FeedRecord
 from taskyard.shared.naming import full_task_name
 from taskyard.shared.states import State
+from taskyard.shared.wire import REPUBLISHED, RESTARTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -88,6 +89,11 @@ def rank_of(generation: int, attempt: int, deliveries: int, phase: int) -> int:
     )
 
 
+def phase_of(rank: int) -> int:
+    """Return the phase that a rank says."""
+    return rank & 0xF
+
+
 def _moment(at_ms: int, message: str, *, last: bool = False) -> int:
     """Return when a fact came to be, as an integer that no two facts share (but one in 2^19).
 
@@ -127,7 +133,7 @@ def job_of_envelope(envelope: Envelope) -> Job:
         queue=queue,
         task=request.task,
         created_ms=envelope.enqueued_ms,
-        changed_ms=at_ms,
+        changed_ms=_published_ms(envelope),
         request=request,
         standing=Standing(
             rank=rank,
@@ -139,6 +145,13 @@ def job_of_envelope(envelope: Envelope) -> Job:
             due_ms=envelope.due_ms or None,
         ),
     )
+
+
+def _published_ms(envelope: Envelope) -> int:
+    """Return when a job was sent, or sent again by who says so in a header of his own."""
+    said = envelope.extra or {}
+    instants = (envelope.enqueued_ms, said.get(RESTARTED), said.get(REPUBLISHED))
+    return max((ms for ms in instants if isinstance(ms, int)), default=0)
 
 
 def job_of_record(record: FeedRecord) -> Job:

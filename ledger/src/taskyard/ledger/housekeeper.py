@@ -1,5 +1,5 @@
 """What one coordinator of all does: forget old jobs, write down what operators intend, write live
-intents again in time, and carry out changes of jobs.
+intents again in time, carry out changes of jobs, and notice jobs that the broker has lost.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from sqlalchemy.exc import DBAPIError
 
 from taskyard.broker_setup.intents import compact
 from taskyard.ledger.driving import Driver
+from taskyard.ledger.noticing import Noticer
 from taskyard.ledger.noting import note_intents
 from taskyard.ledger.retention import CHUNK, prune, rules_of
+from taskyard.ledger.surveying import Surveyor
 from taskyard.shared.broker import Held, Owner
 from taskyard.shared.control import ControlUnavailable
 from taskyard.shared.errors import ConfigurationError, Unavailable
@@ -55,6 +57,7 @@ class Housekeeper:
         self._database = database
         self._rules: Sequence[Rule] = rules_of(settings)
         self._metrics = metrics
+        self._noticer = Noticer(broker, database, Surveyor(broker, database), metrics)
 
     async def run(self) -> None:
         """Do it whenever the lock is ours."""
@@ -77,6 +80,7 @@ class Housekeeper:
                     group.create_task(self._compact_for_ever(), name="compact"),
                     group.create_task(self._note_for_ever(), name="audit"),
                     group.create_task(self._drive_for_ever(), name="changes"),
+                    group.create_task(self._noticer.run(), name="missing jobs"),
                 ]
                 await lease.wait_lost()
                 for duty in duties:

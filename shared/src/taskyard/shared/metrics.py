@@ -127,6 +127,13 @@ TABLE: Final[tuple[Definition, ...]] = (
     Definition(
         "ledger_pruned", "counter", "Jobs that retention took out of the ledger.", ("state",)
     ),
+    Definition(
+        "ledger_missing_jobs",
+        "gauge",
+        "Jobs that the broker has lost, at least, as far as the ledger can tell.",
+        ("queue",),
+        combine="max",
+    ),
     Definition("loop_lag_seconds", "histogram", "How late the event loop runs.", (), _LAG),
     Definition("schedule_lag_seconds", "histogram", "How late schedules fire.", (), _WAIT),
     Definition("outbox_pending", "gauge", "Jobs not yet handed to the broker.", combine="max"),

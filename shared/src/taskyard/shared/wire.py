@@ -58,6 +58,8 @@ EDITED: Final = "ty-edited"
 RESTARTED: Final = "ty-restarted"
 #: The last change of a job that had not started: who, when, and the token of the change.
 CHANGED: Final = "ty-changed"
+#: When a job was published anew, with a higher generation, by who found it missing on the broker.
+REPUBLISHED: Final = "ty-republished"
 #: The address in `ty-reply` that belongs to whoever watches a release, not to the job's sender.
 WATCH: Final = "ty-watch"
 
