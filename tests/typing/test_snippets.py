@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SNIPPETS = sorted(Path(__file__).parent.glob("snippets_*.py"))
-SOURCES = [ROOT / component / "src" for component in ("shared", "producer")]
+SOURCES = [ROOT / component / "src" for component in ("shared", "producer", "ledger")]
 
 pytestmark = pytest.mark.slow
 

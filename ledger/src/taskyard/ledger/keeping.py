@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import delete, select, update
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-_UNKNOWN = "the ledger knows no such job"
+UNKNOWN: Final = "the ledger knows no such job"
 
 
 async def forget(
@@ -42,12 +42,12 @@ async def keep(connection: AsyncConnection, ids: Sequence[str], *, kept: bool) -
     """Have jobs kept for ever, or (not `kept`) as long as retention says; see `forget`."""
     statement = update(jobs).where(jobs.c.id.in_(ids)).values(kept=kept).returning(jobs.c.id)
     known = set((await connection.execute(statement)).scalars())
-    return {job_id: "" if job_id in known else _UNKNOWN for job_id in ids}
+    return {job_id: "" if job_id in known else UNKNOWN for job_id in ids}
 
 
 def _problem(row: tuple[str, bool] | None, *, force: bool) -> str:
     if row is None:
-        return _UNKNOWN
+        return UNKNOWN
     state, kept = row
     if State(state) not in FINAL:
         return f"it is {state}, not over: the broker still has it"

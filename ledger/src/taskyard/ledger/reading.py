@@ -121,6 +121,31 @@ async def list_jobs(
     return [job_row(row, now_ms) for row in rows]
 
 
+async def next_jobs(
+    connection: AsyncConnection,
+    meant: Filter,
+    after: str,
+    *,
+    now_ms: int,
+    limit: int,
+    arguments: bool = False,
+) -> list[JobRow]:
+    """Return the next jobs that a filter means behind an id, in the order of ids.
+
+    So all of them can be gone through while they change, or are deleted.
+    """
+    columns = (*_LIGHT, jobs.c.envelope) if arguments else _LIGHT
+    statement = (
+        select(*columns)
+        .where(jobs.c.id > after, *_where(connection, meant, now_ms))
+        .order_by(jobs.c.id)
+        .limit(limit)
+    )
+    await _plan_each(connection)
+    rows = (await connection.execute(statement)).mappings()
+    return [job_row(row, now_ms) for row in rows]
+
+
 async def _plan_each(connection: AsyncConnection) -> None:
     """Have PostgreSQL plan for the values asked for, in this transaction.
 

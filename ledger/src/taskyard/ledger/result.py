@@ -16,9 +16,9 @@ _ERRORS: Final[dict[str, type[JobError]]] = {
 }
 
 
-def is_over(history: History) -> bool:
+def is_outcome(state: str) -> bool:
     """Tell whether a job has come to something: it has ended, or waits for a human."""
-    return history.job.state == "succeeded" or history.job.state in _ERRORS
+    return state == "succeeded" or state in _ERRORS
 
 
 def result_of(history: History, waited_s: float = 0.0) -> str:

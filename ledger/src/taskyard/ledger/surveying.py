@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 #: Seconds that the ledger gets to catch up with the feed.
 PATIENCE_S: Final = 30.0
 _POLL_S: Final = 0.5
+#: Further looks at queues of which RabbitMQ has gathered no numbers yet.
+_MORE_LOOKS: Final = 2
 
 
 class LedgerBehind(Unavailable):
@@ -128,11 +130,20 @@ class Surveyor:
         """
         if not queues:
             return []
-        first = await self.look(queues)
-        second = await self.again(queues)
+        first, second = await self._looks(queues)
         await self.read_lots(queues, second)
         await self.wait_caught_up(first.at_ms)
         return await self.drifts(queues, first, second)
+
+    async def _looks(self, queues: Sequence[str]) -> tuple[Look, Look]:
+        """Look twice; once or twice more where the numbers of new queues are still to come."""
+        first, second = await self.look(queues), await self.again(queues)
+        for _ in range(_MORE_LOOKS):
+            numbers_come = second.stats[FEED].unsettled is not None
+            if not numbers_come or all(first.holds(queue) is not None for queue in queues):
+                break
+            first, second = second, await self.again(queues)
+        return first, second
 
     async def drifts(
         self, queues: Sequence[str], first: Look, second: Look, *, quick: bool = False
