@@ -164,6 +164,33 @@ def test_what_waits_longest(run, tell):
     assert [job["id"] for job in delayed["jobs"]] == ["later"]
 
 
+def test_peek(run, tell):
+    """LQ-15: the job that runs next, by priority and then by time, as often as one looks; what
+    becomes due next; what is parked for longest: three queues of their own.
+    """
+    soon_ms = SystemClock().now_ms() + 60_000
+    tell(
+        *(Told(sent(f"job-{n}", 10 - n)) for n in range(3)),
+        Told(sent("high", 1, priority=9)),
+        Told(sent("later", 60, not_before_ms=soon_ms + 5)),
+        Told(sent("soon", 50, not_before_ms=soon_ms)),
+        Told(sent("held", 20)).start().end("parked", detail="held"),
+        Told(sent("held-since", 30)).start().end("parked", detail="held"),
+    )
+
+    def ids(*options: str) -> list[str]:
+        return [job["id"] for job in json.loads(run("peek", "shop", "--json", *options))]
+
+    for _ in range(3):
+        assert ids() == ["high"]
+        assert ids("--ready", "-n", "9") == ["high", "job-0", "job-1", "job-2"]
+        assert ids("--delayed") == ["soon"]
+        assert ids("--delayed", "-n", "9") == ["soon", "later"]
+        assert ids("--held", "-n", "5") == ["held-since", "held"]
+    assert run("peek", "shop").splitlines()[1].endswith('{"n":7}')
+    assert "has no held job" in run("peek", "nosuch", "--held", code=1)
+
+
 def test_one_job_for_people(run, tell):
     """ZS-61, LQ-14: where it stands, its counters, each run, and what went wrong last."""
     told = Told(sent("one")).start().end("retried", error=error("Broken", "once"))

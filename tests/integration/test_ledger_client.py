@@ -101,7 +101,7 @@ async def test_a_status_from_sending_to_the_end(tell, ledger):
     assert (status.progress, status.numerator, status.denominator) == (None, None, None)
     await tell(
         record(envelope, STARTED, 10),
-        record(envelope, PROGRESSED, 20, progress=Told(done=30, of=100, note="pages")),
+        record(envelope, PROGRESSED, 20, run_ms=10, progress=Told(done=30, of=100, note="pages")),
     )
     status = await asked(ledger.status, "a")
     assert (status.state, status.is_running) == (State.RUNNING, True)

@@ -19,6 +19,7 @@ from support.rig import QUEUE, Rig
 from taskyard.ledger import rebuilding
 from taskyard.ledger.database import Database
 from taskyard.ledger.evidence import NOTICED, REBUILT, recall
+from taskyard.ledger.history import unpack
 from taskyard.ledger.noticing import Noticer
 from taskyard.ledger.rebuilding import Rebuilder, Tally
 from taskyard.ledger.reconciling import LOCK, Reconciler
@@ -357,7 +358,7 @@ async def test_a_job_published_twice(rig, ledger):
         await ledger.coordinator()
         (job_id,) = await rig.send(rig.note())
         row = await ledger.when(job_id, lambda row: row["envelope"] and row)
-        await rig.broker.publish([rebuilding.unpack(row["envelope"])], deadline_s=10)
+        await rig.broker.publish([unpack(row["envelope"])], deadline_s=10)
         await rig.worker()
         await rig.noted(2)
 

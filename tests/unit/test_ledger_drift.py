@@ -112,7 +112,9 @@ def test_it_is_said_in_words(drift, words, found):
     assert (str(drift), drift.found) == (words, found)
 
 
-def row(state: str, phase: int, envelope: Envelope, **fields: Any) -> Any:
+def row(
+    state: str, phase: int, envelope: Envelope, packed: bytes | None = None, **fields: Any
+) -> Any:
     rank = rank_of(envelope.generation, envelope.attempt, envelope.deliveries, phase)
     asked = job_of_envelope(envelope).request
     assert asked is not None
@@ -127,7 +129,7 @@ def row(state: str, phase: int, envelope: Envelope, **fields: Any) -> Any:
         "ended_ms": None,
         "detail": None,
         "worker": None,
-        "envelope": asked.envelope,
+        "envelope": packed or asked.envelope,
         **fields,
     }
 
@@ -174,10 +176,12 @@ def test_a_parked_job_is_as_it_was():
         "exhausted", 55, "h:1",
     )  # fmt: skip
     assert (found.parking.error, found.generation, found.attempt) == (error, 1, 2)
-    assert parked_again(parked, errors={}).parking.error is None
+    other = parked_again(parked, errors={}).parking
+    assert other is not None
+    assert other.error is None
 
 
 def test_what_cannot_be_read_is_an_error():
     """B-33: nothing is published in its place."""
     with pytest.raises(UNREADABLE):
-        again({**row("queued", PUBLISHED, SENT), "envelope": b"nonsense"}, 1)
+        again(row("queued", PUBLISHED, SENT, packed=b"nonsense"), 1)

@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import func, literal, select, text
 
 from taskyard.ledger.conditions import INSTANTS, conditions
+from taskyard.ledger.filters import Filter
 from taskyard.ledger.history import peek
 from taskyard.ledger.schema import jobs
 from taskyard.shared.envelope import UNREADABLE
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Column, ColumnElement, RowMapping
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from taskyard.ledger.filters import Filter, Sort
+    from taskyard.ledger.filters import Sort
     from taskyard.shared.envelope import Envelope
 
 #: Up to how many a number of jobs is exact.
@@ -139,6 +140,26 @@ async def next_jobs(
         select(*columns)
         .where(jobs.c.id > after, *_where(connection, meant, now_ms))
         .order_by(jobs.c.id)
+        .limit(limit)
+    )
+    await _plan_each(connection)
+    rows = (await connection.execute(statement)).mappings()
+    return [job_row(row, now_ms) for row in rows]
+
+
+async def first_jobs(
+    connection: AsyncConnection, queue: str, state: State, *, now_ms: int, limit: int
+) -> list[JobRow]:
+    """Return the first jobs of a queue: that run next, become due next, or are parked longest."""
+    meant = Filter(queues=(queue,), states=(state,))
+    orders: dict[State, list[ColumnElement[Any]]] = {
+        State.QUEUED: [jobs.c.priority.desc().nulls_last(), jobs.c.due_ms.asc(), jobs.c.id],
+        State.PARKED: [jobs.c.ended_ms.asc(), jobs.c.id],
+    }
+    statement = (
+        select(*_LIGHT, jobs.c.envelope)
+        .where(*_where(connection, meant, now_ms))
+        .order_by(*orders.get(state, [jobs.c.due_ms.asc(), jobs.c.id]))
         .limit(limit)
     )
     await _plan_each(connection)
