@@ -156,7 +156,7 @@ class Rebuilder:
             try:
                 copies.append(make(row))
             except UNREADABLE as error:
-                text = f"this version cannot read what was asked of it: {error}"
+                text = f"it cannot be sent again: {error}"
                 self.tally.refuse(row["id"], text)
         return copies
 
