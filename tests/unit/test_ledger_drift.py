@@ -13,7 +13,7 @@ from taskyard.ledger.rebuilding import again, parked_again
 from taskyard.shared.broker import DELAYED, FEED, QueueStats
 from taskyard.shared.envelope import UNREADABLE, Envelope
 from taskyard.shared.outcomes import ErrorInfo
-from taskyard.shared.wire import REPUBLISHED
+from taskyard.shared.wire import CHANGED, RELEASED, REPUBLISHED, RESTARTED
 
 EMPTY = QueueStats(unsettled=0)
 GONE = QueueStats(exists=False)
@@ -185,3 +185,24 @@ def test_what_cannot_be_read_is_an_error():
     """B-33: nothing is published in its place."""
     with pytest.raises(UNREADABLE):
         again(row("queued", PUBLISHED, SENT, packed=b"nonsense"), 1)
+
+
+@pytest.mark.parametrize(
+    ("extra", "heard_ms"),
+    [
+        (None, 1000),
+        ({"x": 1}, 1000),
+        ({RESTARTED: 3000}, 3000),
+        ({REPUBLISHED: 4000, RESTARTED: 3000}, 4000),
+        ({CHANGED: '{"at":5000,"by":"me"}', REPUBLISHED: 4000}, 5000),
+        ({RELEASED: '{"at":6000}'}, 6000),
+        ({RELEASED: "nonsense", CHANGED: 7, RESTARTED: "soon"}, 1000),
+        ({RELEASED: "[7000]"}, 1000),
+        ({REPUBLISHED: 500}, 1000),
+    ],
+)
+def test_when_a_job_was_heard_of_last(extra, heard_ms):
+    """B-33: who sends a job again says when, so that it is not missing in the next moment."""
+    envelope = msgspec.structs.replace(SENT, extra=extra)
+    found = job_of_envelope(envelope)
+    assert (found.changed_ms, found.created_ms) == (heard_ms, 1000)

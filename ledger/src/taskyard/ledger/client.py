@@ -8,8 +8,8 @@ import msgspec
 
 from taskyard.broker_setup.session import operator
 from taskyard.ledger import keeping, lookup, reading
-from taskyard.ledger.criteria import Criteria, filter_from
 from taskyard.ledger.audit import audited
+from taskyard.ledger.criteria import Criteria, filter_from
 from taskyard.ledger.database import Database
 from taskyard.ledger.migrate import check
 from taskyard.ledger.result import result_of

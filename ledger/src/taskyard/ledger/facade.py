@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, overload
 
-from taskyard.ledger.criteria import Criteria, filter_from
 from taskyard.ledger.client import PAGE, AsyncLedger
+from taskyard.ledger.criteria import Criteria, filter_from
 from taskyard.producer.background import Background, keep_inherited, on_fork
 from taskyard.shared.clock import SystemClock
 from taskyard.shared.errors import ConfigurationError
@@ -96,9 +96,7 @@ class Ledger:
             return self._wait(self._asked.result(job_id, timeout=timeout))
         return self._wait(self._asked.result(job_id, task=task, timeout=timeout))
 
-    def jobs(
-        self, *, arguments: bool = False, **conditions: Unpack[Criteria]
-    ) -> Iterator[JobRow]:
+    def jobs(self, *, arguments: bool = False, **conditions: Unpack[Criteria]) -> Iterator[JobRow]:
         """Yield jobs in the order of their ids; as `AsyncLedger.jobs`."""
         meant = filter_from(conditions, SystemClock().now_ms())
         after: str | None = ""

@@ -10,6 +10,7 @@ between a batch and the database.
 from __future__ import annotations
 
 import zlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -18,11 +19,11 @@ from taskyard.ledger.facets import facets_of, tenant_of
 from taskyard.ledger.recording import NotRecorded, arguments_of
 from taskyard.ledger.rows import Batch, Job, Request, Run, Standing, merge_jobs, merge_runs
 from taskyard.ledger.texts import clean, clean_or_none, label_or_none
-from taskyard.shared.envelope import Envelope
+from taskyard.shared.envelope import UNREADABLE, Envelope
 from taskyard.shared.feed import FINISHED, PROGRESSED, RELEASED, STARTED, FeedItem, FeedRecord
 from taskyard.shared.naming import full_task_name
 from taskyard.shared.states import State
-from taskyard.shared.wire import REPUBLISHED, RESTARTED
+from taskyard.shared.wire import CHANGED, RELEASED as RELEASE, REPUBLISHED, RESTARTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -149,9 +150,20 @@ def job_of_envelope(envelope: Envelope) -> Job:
 
 def _published_ms(envelope: Envelope) -> int:
     """Return when a job was sent, or sent again by who says so in a header of his own."""
-    said = envelope.extra or {}
-    instants = (envelope.enqueued_ms, said.get(RESTARTED), said.get(REPUBLISHED))
-    return max((ms for ms in instants if isinstance(ms, int)), default=0)
+    sent_ms, said = envelope.enqueued_ms or 0, envelope.extra
+    if not said:
+        return sent_ms
+    again = [said.get(RESTARTED), said.get(REPUBLISHED)]
+    again += [_noted_ms(said[name]) for name in (CHANGED, RELEASE) if name in said]
+    return max([sent_ms, *(ms for ms in again if isinstance(ms, int))])
+
+
+def _noted_ms(text: object) -> object:
+    """Return what the note of an operator says of its time."""
+    with suppress(*UNREADABLE):
+        note = msgspec.json.decode(text) if isinstance(text, str) else None
+        return note.get("at") if isinstance(note, dict) else None
+    return None
 
 
 def job_of_record(record: FeedRecord) -> Job:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _waits = jobs.c.state == State.QUEUED.value
 _runs = jobs.c.state == State.RUNNING.value
+#: Both are put aside in a parking lot.
+is_aside = jobs.c.state.in_((State.PARKED.value, State.SUSPENDED.value))
 #: It was never on the delay queues, where a job can be late: it was due when it was first sent.
 _was_due_at_once = or_(jobs.c.due_ms.is_(None), jobs.c.due_ms <= jobs.c.created_ms)
 
@@ -67,17 +69,17 @@ def is_certain(seen: Evidence) -> ColumnElement[bool]:
 
 
 def is_parked(queue: str, at_ms: int, margin_ms: int) -> ColumnElement[bool]:
-    """Return that a job of a queue has been parked for long."""
+    """Return that a job of a queue has been parked, or suspended, for long."""
     return and_(
         jobs.c.queue == queue,
-        jobs.c.state == State.PARKED.value,
+        is_aside,
         jobs.c.changed_ms < at_ms - margin_ms,
     )
 
 
 def is_late(now_ms: int, margin_ms: int) -> ColumnElement[bool]:
     """Return that a job is not over, and nothing was heard of it for long: worth a look."""
-    open_ = or_(_waits, _runs, jobs.c.state == State.PARKED.value)
+    open_ = or_(_waits, _runs, is_aside)
     return and_(open_, jobs.c.changed_ms < now_ms - margin_ms)
 
 

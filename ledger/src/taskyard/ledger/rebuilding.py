@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 from sqlalchemy import select
 
 from taskyard.ledger.history import SET_ASIDE, fold, phase_of, unpack
+from taskyard.ledger.missing import is_aside
 from taskyard.ledger.schema import jobs, runs
 from taskyard.ledger.writing import merge
 from taskyard.shared.broker import PublishStatus
@@ -24,7 +25,7 @@ from taskyard.shared.envelope import UNREADABLE, Parking, mint_id
 from taskyard.shared.errors import PublishError
 from taskyard.shared.feed import FeedItem
 from taskyard.shared.outcomes import ErrorInfo
-from taskyard.shared.states import State
+from taskyard.shared.states import ParkReason, State
 from taskyard.shared.wire import REPUBLISHED
 
 if TYPE_CHECKING:
@@ -34,13 +35,14 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from taskyard.ledger.database import Database
-    from taskyard.shared.broker import Broker
+    from taskyard.shared.broker import Broker, Receipt
     from taskyard.shared.envelope import Envelope
 
 #: Jobs of one transaction, and of one confirm.
 PAGE: Final = 500
 #: The generation of a job that was never changed, and is published again for the first time.
 _FIRST_AGAIN: Final = 2
+_SUSPENDED: Final = {State.SUSPENDED.value: ParkReason.SUSPENDED.value}
 #: Jobs that are named of those that could not be published.
 _NAMED: Final = 20
 
@@ -57,6 +59,14 @@ _READ: Final = (
     jobs.c.worker,
     jobs.c.envelope,
 )
+
+
+class Put(Protocol):
+    """Where copies go: `Broker.publish`, or `Broker.park`."""
+
+    async def __call__(self, jobs: Sequence[Envelope], /, *, deadline_s: float) -> list[Receipt]:
+        """Put them there, and return a receipt for each."""
+        ...
 
 
 def _silent(*_: object) -> None:
@@ -123,23 +133,25 @@ class Rebuilder:
                     return
                 after = rows[-1]["id"]
                 copies = self._copies(rows, self._again)
-                await merge(connection, fold(await self._publish(copies)))
+                sent = await self._publish(copies, self.broker.publish)
+                await self._announce(sent)
+                await merge(connection, fold(FeedItem(envelope=copy) for copy in sent))
             self.tally.on_change()
 
     async def park(self, ids: Sequence[str]) -> None:
-        """Put jobs back into their parking lots that the ledger knows as parked.
+        """Put jobs back into their parking lots that the ledger knows as parked or suspended.
 
         Raises:
             PublishError: see `rebuild`.
 
         """
-        parked = jobs.c.state == State.PARKED.value
         for start in range(0, len(ids), PAGE):
             some = ids[start : start + PAGE]
             async with self.database.begin_writing() as connection:
-                rows = await _page(connection, parked, jobs.c.id.in_(some))
+                rows = await _page(connection, is_aside, jobs.c.id.in_(some))
                 errors = await _errors(connection, rows)
-                await self._publish(self._copies(rows, partial(parked_again, errors=errors)))
+                copies = self._copies(rows, partial(parked_again, errors=errors))
+                await self._publish(copies, self.broker.park)
             self.tally.on_change()
 
     def _again(self, row: RowMapping) -> Envelope:
@@ -160,11 +172,11 @@ class Rebuilder:
                 self.tally.refuse(row["id"], text)
         return copies
 
-    async def _publish(self, copies: Sequence[Envelope]) -> list[FeedItem]:
-        """Publish copies; return what the feed is going to tell of them."""
+    async def _publish(self, copies: Sequence[Envelope], put: Put) -> list[Envelope]:
+        """Publish copies, and return those that are confirmed."""
         if not copies:
             return []
-        receipts = await self.broker.publish(copies, deadline_s=self.deadline_s)
+        receipts = await put(copies, deadline_s=self.deadline_s)
         sent: list[Envelope] = []
         problem = ""
         for copy, receipt in zip(copies, receipts, strict=True):
@@ -181,8 +193,7 @@ class Rebuilder:
                 job_id=copies[0].id,
                 queue=copies[0].queue,
             )
-        await self._announce(sent)
-        return [FeedItem(envelope=copy) for copy in sent]
+        return sent
 
     async def _announce(self, sent: Sequence[Envelope]) -> None:
         """Have workers give up older publishes of these jobs, where there may be some.
@@ -200,7 +211,7 @@ class Rebuilder:
                 until_ms=copy.due_ms,
             )
             for copy in sent
-            if copy.parking is None and (self.supersede or copy.generation > _FIRST_AGAIN)
+            if self.supersede or copy.generation > _FIRST_AGAIN
         ]
         if records and self.broker.capabilities.control:
             await self.broker.append_control(records)
@@ -270,7 +281,7 @@ def parked_again(row: RowMapping, *, errors: Mapping[str, ErrorInfo]) -> Envelop
         deliveries=row["deliveries"],
         generation=row["generation"],
         parking=Parking(
-            reason=row["detail"] or "",
+            reason=row["detail"] or _SUSPENDED.get(row["state"], ""),
             at_ms=row["ended_ms"] or 0,
             detail="put back from the ledger",
             error=errors.get(row["id"]),
