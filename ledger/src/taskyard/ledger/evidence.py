@@ -19,6 +19,8 @@ from taskyard.ledger.texts import clean
 from taskyard.shared.envelope import UNREADABLE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from taskyard.ledger.drift import Drift
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
 #: The actions of the audit that hold it: the coordinator noticed, an operator rebuilt.
 NOTICED: Final = "missing"
 REBUILT: Final = "rebuild"
-#: So many entries about a queue are looked through, from the latest on.
-_LATEST: Final = 100
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,21 +70,24 @@ async def remember(connection: AsyncConnection, drift: Drift, *, by: str, now_ms
     )
 
 
-async def recall(connection: AsyncConnection, queue: str) -> Evidence | None:
-    """Return the latest of what was seen of a queue that proves jobs to be missing."""
+async def recall(connection: AsyncConnection, queues: Sequence[str]) -> dict[str, Evidence]:
+    """Return, by queue, the latest of what was seen that proves jobs to be missing."""
+    by_subject = {subject_of(queue): queue for queue in queues}
+    told = audit.c.action.in_((NOTICED, REBUILT))
     found = await connection.execute(
-        select(audit.c.details)
-        .where(audit.c.subject == subject_of(queue), audit.c.action.in_((NOTICED, REBUILT)))
-        .order_by(audit.c.id.desc())
-        .limit(_LATEST)
+        select(audit.c.subject, audit.c.details).where(told).order_by(audit.c.id.desc())
     )
-    for text in found.scalars():
+    latest: dict[str, Evidence] = {}
+    for subject, text in found.all():
+        queue = by_subject.get(subject)
+        if queue is None or queue in latest:
+            continue
         try:
             seen = msgspec.json.decode(text or "", type=Seen)
         except UNREADABLE:
             continue
         if seen.empty:
-            return Evidence(
+            latest[queue] = Evidence(
                 queue=queue, at_ms=seen.seen_ms, empty=True, undelayed=seen.undelayed, old=True
             )
-    return None
+    return latest

@@ -179,7 +179,7 @@ def _in_line(facts: Facts) -> Explanation:
         return Explanation(
             cause="missing",
             text=f"queue {job.queue} of the broker is empty: the job is on its way, or its end is "
-            "not in the ledger yet; if this stays so, the queue was emptied by hand",
+            "not in the ledger yet; if this stays so, `taskyard reconcile` tells whether it was lost",
             evidence=shown,
         )
     if facts.ahead:

@@ -117,7 +117,7 @@ async def list_jobs(
     statement = (
         found.order_by(*_order(keys, sort, descending=descending)).limit(limit).offset(offset)
     )
-    await _plan_each(connection)
+    await plan_each(connection)
     rows = (await connection.execute(statement)).mappings()
     return [job_row(row, now_ms) for row in rows]
 
@@ -142,7 +142,7 @@ async def next_jobs(
         .order_by(jobs.c.id)
         .limit(limit)
     )
-    await _plan_each(connection)
+    await plan_each(connection)
     rows = (await connection.execute(statement)).mappings()
     return [job_row(row, now_ms) for row in rows]
 
@@ -162,12 +162,12 @@ async def first_jobs(
         .order_by(*orders.get(state, [jobs.c.due_ms.asc(), jobs.c.id]))
         .limit(limit)
     )
-    await _plan_each(connection)
+    await plan_each(connection)
     rows = (await connection.execute(statement)).mappings()
     return [job_row(row, now_ms) for row in rows]
 
 
-async def _plan_each(connection: AsyncConnection) -> None:
+async def plan_each(connection: AsyncConnection) -> None:
     """Have PostgreSQL plan for the values asked for, in this transaction.
 
     A statement that a connection repeats would be planned once for any values, and a rare state be
@@ -194,7 +194,7 @@ async def count(
         .limit(cap + 1)
         .subquery()
     )
-    await _plan_each(connection)
+    await plan_each(connection)
     number: int = (await connection.execute(select(func.count()).select_from(found))).scalar_one()
     return Count(min(number, cap), more=number > cap)
 

@@ -17,6 +17,7 @@ from sqlalchemy import select
 
 from taskyard.ledger.history import SET_ASIDE, fold, phase_of, unpack
 from taskyard.ledger.missing import is_aside
+from taskyard.ledger.reading import plan_each
 from taskyard.ledger.schema import jobs, runs
 from taskyard.ledger.writing import merge
 from taskyard.shared.broker import PublishStatus
@@ -218,6 +219,7 @@ class Rebuilder:
 
 
 async def _page(connection: AsyncConnection, *holds: ColumnElement[bool]) -> Sequence[RowMapping]:
+    await plan_each(connection)
     statement = select(*_READ).where(*holds).order_by(jobs.c.id).limit(PAGE).with_for_update()
     return (await connection.execute(statement)).mappings().all()
 

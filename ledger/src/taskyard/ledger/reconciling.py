@@ -76,8 +76,7 @@ class Reconciler:
             supersede=self.force,
             tally=tally,
         )
-        async with self.database.begin() as connection:
-            missing = await surveyor.gone(connection, evidence)
+        missing = surveyor.gone(evidence)
         if self.force:
             missing = or_(missing, is_doubtful(evidence, surveyor.margin_ms))
         before = (tally.done, tally.refused)

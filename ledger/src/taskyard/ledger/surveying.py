@@ -72,6 +72,7 @@ class Surveyor:
         self.margin_ms = round(margin_s * 1000)
         self._gap_s = gap_s
         self.patience_s = patience_s
+        self._before: dict[str, Evidence] = {}
         self._orphans: frozenset[str] = frozenset()
         self._lots: dict[str, frozenset[str] | None] = {}
 
@@ -138,10 +139,11 @@ class Surveyor:
     async def _looks(self, queues: Sequence[str]) -> tuple[Look, Look]:
         """Look twice; once or twice more where the numbers of new queues are still to come."""
         first, second = await self.look(queues), await self.again(queues)
-        for _ in range(_MORE_LOOKS):
-            numbers_come = second.stats[FEED].unsettled is not None
-            if not numbers_come or all(first.holds(queue) is not None for queue in queues):
+        for more in range(_MORE_LOOKS):
+            if all(first.holds(queue) is not None for queue in queues):
                 break
+            if more and second.stats[FEED].unsettled is None:
+                break  # nobody tells such numbers here
             first, second = second, await self.again(queues)
         return first, second
 
@@ -150,6 +152,7 @@ class Surveyor:
     ) -> list[Drift]:
         """Return what two looks show of queues; `quick` does not count behind thousands of jobs."""
         async with self._database.begin() as connection:
+            self._before = await recall(connection, queues)
             return [
                 await self._drift(connection, judge(queue, first, second), quick=quick)
                 for queue in queues
@@ -196,7 +199,7 @@ class Surveyor:
     async def _drift(
         self, connection: AsyncConnection, evidence: Evidence, *, quick: bool
     ) -> Drift:
-        gone = await self.gone(connection, evidence)
+        gone = self.gone(evidence)
         doubtful = and_(is_doubtful(evidence, self.margin_ms), not_(gone))
         least = many = 0
         if not (quick and (evidence.held is None or evidence.held > EXACT)):
@@ -213,9 +216,9 @@ class Surveyor:
             parked=await self._count_unparked(connection, evidence),
         )
 
-    async def gone(self, connection: AsyncConnection, evidence: Evidence) -> ColumnElement[bool]:
+    def gone(self, evidence: Evidence) -> ColumnElement[bool]:
         """Return that a job is missing, by what is seen now or was seen before."""
-        before = await recall(connection, evidence.queue)
+        before = self._before.get(evidence.queue)
         every = [evidence] if before is None else [evidence, before]
         missing = or_(*(is_missing(seen, self.margin_ms) for seen in every))
         return and_(missing, jobs.c.id.not_in(self._orphans)) if self._orphans else missing
