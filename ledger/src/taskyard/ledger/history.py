@@ -160,9 +160,9 @@ def _published_ms(envelope: Envelope) -> int:
 
 def _noted_ms(text: object) -> object:
     """Return what the note of an operator says of its time."""
-    with suppress(*UNREADABLE):
-        note = msgspec.json.decode(text) if isinstance(text, str) else None
-        return note.get("at") if isinstance(note, dict) else None
+    if isinstance(text, str):
+        with suppress(*UNREADABLE):
+            return msgspec.json.decode(text, type=dict[str, object]).get("at")
     return None
 
 
