@@ -210,8 +210,9 @@ def _record(
         wait_ms = _wait_ms(envelope, started_ms)
         run_ms = at_ms - started_ms if at_ms > started_ms else 0
     # As `FeedRecord.of`, but made for each job: Python hands many names, and `**facts`, over in a
-    # dictionary, which costs more than the record. Hence whose run it is goes by place.
-    return FeedRecord(
+    # dictionary, which costs more than the record. Hence whose run it is goes by place, and what
+    # few records have is added to these.
+    record = FeedRecord(
         FINISHED,
         envelope.id,
         envelope.queue,
@@ -231,9 +232,11 @@ def _record(
         ok=ok,
         worker=run.worker,
         output=run.output,
-        request=envelope if run.carrying else None,
-        owed=run.owed,
     )
+    if run.carrying or run.owed:
+        request = envelope if run.carrying else None
+        return msgspec.structs.replace(record, request=request, owed=run.owed)
+    return record
 
 
 def _replies(
