@@ -211,7 +211,9 @@ async def test_which_jobs_are_meant(tell, ledger):
     """ZP-15, ZP-16, ZP-17: by name, state, argument, priority and time; counted and gone through."""
     await tell(
         FeedItem(envelope=job("a", priority=9, body=b'{"customer": 7, "zip": "01"}')),
-        FeedItem(envelope=job("b", body=b'{"customer": "7"}')),
+        FeedItem(
+            envelope=job("b", name="order 7", submitted_from="web-1:9", body=b'{"customer": "7"}')
+        ),
         *ended(job("c"), "succeeded"),
     )
 
@@ -234,6 +236,7 @@ async def test_which_jobs_are_meant(tell, ledger):
         assert ids(created_before=born) == []
         assert ids(id=["c", "a"]) == ["a", "c"]
         assert ids(ok=False, kept=False) == ["c"]
+        assert ids(name="order *") == ids(from_host="web-1") == ["b"]
         (found,) = ledger.jobs(id="a", arguments=True)
         assert found.arguments == {"customer": 7, "zip": "01"}
 

@@ -10,6 +10,7 @@ import pytest
 from taskyard.ledger.drift import Drift, Evidence, Look, behind, judge
 from taskyard.ledger.history import PUBLISHED, SET_ASIDE, UNDER_WAY, job_of_envelope, rank_of
 from taskyard.ledger.rebuilding import again, parked_again
+from taskyard.ledger.recording import REDACTED
 from taskyard.shared.broker import DELAYED, FEED, QueueStats
 from taskyard.shared.envelope import UNREADABLE, Envelope
 from taskyard.shared.outcomes import ErrorInfo
@@ -182,9 +183,14 @@ def test_a_parked_job_is_as_it_was():
 
 
 def test_what_cannot_be_read_is_an_error():
-    """B-33: nothing is published in its place."""
-    with pytest.raises(UNREADABLE):
-        again(row("queued", PUBLISHED, SENT, packed=b"nonsense"), 1)
+    """B-33: nothing is published in its place; nor a job whose arguments are not all there."""
+    redacted = msgspec.structs.replace(SENT, content_type=REDACTED)
+    for found in (
+        row("queued", PUBLISHED, SENT, packed=b"nonsense"),
+        row("queued", PUBLISHED, redacted),
+    ):
+        with pytest.raises(UNREADABLE):
+            again(found, 1)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,8 @@ class Criteria(TypedDict, total=False):
         state: their state. `active` means all but the final ones.
         reason: failure kind or park reason.
         fingerprint: how that of their error begins.
+        name: what their sender calls them; also a pattern.
+        from_host: `host` or `host:pid` that sent them first.
         ok: they succeeded, and said so (False: without a word).
         priority: `7`, `high`, or a range such as `4-9`.
         arg: arguments at the top of their own, by name.
@@ -58,6 +60,8 @@ class Criteria(TypedDict, total=False):
     parent: Names
     reason: Names
     fingerprint: Names
+    name: Names
+    from_host: Names
     ok: bool
     kept: bool
     priority: int | str
@@ -82,6 +86,8 @@ _NAMES: Final = {
     "id": "ids",
     "parent": "parents",
     "fingerprint": "fingerprints",
+    "name": "names",
+    "from_host": "hosts",
 }
 
 

@@ -45,6 +45,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         attempt: which is under way or waited for, or was the last.
         deliveries: how often that was handed to a worker.
         parent: the job that sent it.
+        name: what its sender calls it.
+        submitted_from: `host:pid` that sent it first.
         worker: `host:pid` that had it last.
         created_ms: first sent.
         due_ms: may start.
@@ -65,6 +67,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     deliveries: int
     parent: str | None
+    name: str | None
+    submitted_from: str | None
     worker: str | None
     created_ms: int | None
     due_ms: int | None
@@ -116,6 +120,8 @@ def status_of(history: History) -> Status:
         attempt=job.attempt,
         deliveries=job.deliveries,
         parent=job.parent,
+        name=job.name,
+        submitted_from=job.submitted_from,
         worker=job.worker,
         created_ms=job.created_ms,
         due_ms=job.due_ms,
