@@ -6,7 +6,7 @@ going to say. A parking lot has no feed: there the ledger is told here, and only
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -30,8 +30,11 @@ from taskyard.ledger.changing import (
 from taskyard.ledger.history import fold, peek
 from taskyard.ledger.rows import Batch
 from taskyard.ledger.schema import jobs
+from taskyard.ledger.texts import clean
 from taskyard.ledger.writing import merge
 from taskyard.shared.broker import PublishStatus, Selection, Settlement
+from taskyard.shared.envelope import UNREADABLE
+from taskyard.shared.errors import UnknownQueue
 from taskyard.shared.feed import FINISHED, FeedItem, FeedRecord
 
 if TYPE_CHECKING:
@@ -74,7 +77,7 @@ class Actor:
         """Act on a broker and a ledger that belong together."""
         self._broker = broker
         self._database = database
-        # Jobs whose way into a parking lot had an unknown end: it has to be looked for.
+        # Jobs that may be in a parking lot though the ledger does not say so: they are looked for.
         self._doubtful: set[str] = set()
 
     async def act(
@@ -92,7 +95,7 @@ class Actor:
             Unavailable: broker or database are away; some may be done.
 
         """
-        ids = sorted({request.job for request in requests})
+        ids = sorted({clean(request.job) for request in requests})
         async with self._database.begin_writing() as connection:
             columns = [jobs.c[name] for name in COLUMNS]
             statement = select(*columns).where(jobs.c.id.in_(ids)).order_by(jobs.c.id)
@@ -108,6 +111,7 @@ class Actor:
                 told += some[1]
             # Two jobs of one batch in a fixed order, so that two writers cannot wait for each other.
             await merge(connection, Batch(sorted(told, key=lambda job: job.id), []))
+        self._doubtful -= {verdict.request.job for verdict in verdicts}
         return verdicts
 
     # ------------------------------------------------------------ cancels
@@ -115,29 +119,37 @@ class Actor:
     async def _cancel(
         self, requests: Sequence[Request], rows: Mapping[str, RowMapping]
     ) -> tuple[list[Verdict], list[Job]]:
+        ends = {r.job: end_of(_row(rows, r), asked_ms=r.at_ms) for r in requests}
+        aside = {job: end for job, end in ends.items() if isinstance(end, End) and end.aside}
+        by = {request.job: request.by for request in requests}
+        found = await self._end_aside([end.envelope for end in aside.values()], by)
         verdicts: list[Verdict] = []
         told: list[Job] = []
         for request in requests:
-            end = end_of(rows.get(request.job), asked_ms=request.at_ms)
+            job, end = request.job, ends[request.job]
             text = end.text
-            if isinstance(end, End):
-                if not end.aside or await self._end_aside(end.envelope, request.by):
-                    told.append(cancelled(rows[request.job], now_ms=self._broker.now_ms()))
-                else:
-                    text = "it is suspended, and was not found; resumed, it would not start"
+            if job in aside and not found.get(job, False):
+                if job in found:
+                    continue  # nobody knows yet
+                text = "it is suspended, and was not found; resumed, it would not start"
+            elif isinstance(end, End):
+                told.append(cancelled(rows[clean(job)], now_ms=self._broker.now_ms()))
             refused = isinstance(end, Refuse)
             verdicts.append(Verdict(request=request, refused=refused, text=text))
         return verdicts, told
 
-    async def _end_aside(self, envelope: Envelope, by: str) -> bool:
+    async def _end_aside(
+        self, envelopes: Sequence[Envelope], by: Mapping[str, str]
+    ) -> dict[str, bool]:
         def end(delivery: Delivery) -> Settlement:
+            job = delivery.envelope
             at_ms = self._broker.now_ms()
             record = FeedRecord.of(
-                delivery.envelope, FINISHED, at_ms=at_ms, worker=by, outcome="cancelled"
+                job, FINISHED, at_ms=at_ms, worker=by[job.id], outcome="cancelled"
             )
             return Settlement(delivery=delivery, record=record)
 
-        return envelope.id in await self._from_lot([envelope], end)
+        return await self._from_lot(envelopes, end)
 
     # ------------------------------------------------------------ changes
 
@@ -155,7 +167,9 @@ class Actor:
             if start is not None:
                 steps[job] = Refuse(f"it was running: attempt {start.attempt} on {start.worker}")
             elif request.asked is not None:
-                steps[job] = step_of(rows.get(job), request.asked, by=request.by, now_ms=now_ms)
+                steps[job] = step_of(
+                    _row(rows, request), request.asked, by=request.by, now_ms=now_ms
+                )
         ends = await self._carry_out(steps, {job for job, r in by_job.items() if r.inherited})
         verdicts: list[Verdict] = []
         told: list[Job] = []
@@ -171,7 +185,7 @@ class Actor:
                     request=request,
                     refused=bool(problem),
                     text=problem or _done_text(step),
-                    old_due_ms=_due_ms(rows.get(job)),
+                    old_due_ms=_due_ms(_row(rows, request)),
                 )
             )
         return verdicts, told
@@ -188,10 +202,9 @@ class Actor:
             receipts = await self._broker.publish(sent, deadline_s=_DEADLINE_S)
             ends |= _ends(sent, receipts)
         if aside:
-            receipts = await self._broker.park(aside, deadline_s=_DEADLINE_S)
-            found = _ends(aside, receipts)
-            self._doubtful |= {envelope.id for envelope in aside if envelope.id not in found}
-            ends |= found
+            # Until the ledger says so: it may be lost before it is told, and no feed tells it later.
+            self._doubtful |= {envelope.id for envelope in aside}
+            ends |= _ends(aside, await self._broker.park(aside, deadline_s=_DEADLINE_S))
         moved = [s for s in steps.values() if isinstance(s, (TakeUp, Replace))]
         if moved:
             ends |= await self._move(moved)
@@ -204,12 +217,12 @@ class Actor:
         doubtful = {e.id: e for e in aside if e.id in inherited or e.id in self._doubtful}
         found: set[str] = set()
         for queue in {envelope.queue for envelope in doubtful.values()}:
-            async with aclosing(self._broker.parked(queue)) as lot:
-                async for parked in lot:
-                    meant = doubtful.get(parked.envelope.id)
-                    if meant is not None and parked.envelope.generation == meant.generation:
-                        found.add(meant.id)
-        self._doubtful -= set(doubtful)
+            with suppress(UnknownQueue):  # then nothing is in its lot; to be put there is refused
+                async with aclosing(self._broker.parked(queue)) as lot:
+                    async for parked in lot:
+                        meant = doubtful.get(parked.envelope.id)
+                        if meant is not None and parked.envelope.generation == meant.generation:
+                            found.add(meant.id)
         return frozenset(found)
 
     async def _move(self, steps: Sequence[TakeUp | Replace]) -> dict[str, str]:
@@ -226,29 +239,33 @@ class Actor:
                 return Settlement(delivery=delivery, copies=(step.envelope,))
             return Settlement(delivery=delivery, park=step.envelope)
 
-        done = await self._from_lot([step.envelope for step in steps], settlement)
-        done |= there
+        found = await self._from_lot([step.envelope for step in steps], settlement)
+        found |= dict.fromkeys(there, True)
         missing = "it is not in its queue's parking lot: `taskyard reconcile` looks after it"
-        return {job: "" if job in done else missing for job in new}
+        # Of one that was found and is not done nobody knows yet.
+        known = [job for job in new if found.get(job, True)]
+        return {job: "" if job in found else missing for job in known}
 
     async def _from_lot(
         self, envelopes: Sequence[Envelope], act: Callable[[Delivery], Settlement | None]
-    ) -> set[str]:
-        """Settle what is in the lots of these jobs; return the ids of those that are done."""
-        done: set[str] = set()
+    ) -> dict[str, bool]:
+        """Settle what is in the lots of these jobs; return of those that were found if it is done."""
+        done: dict[str, bool] = {}
         for queue in sorted({envelope.queue for envelope in envelopes}):
             ids = frozenset(e.id for e in envelopes if e.queue == queue)
-            taking = self._broker.take_parked(queue, Selection(ids=ids))
-            async with aclosing(taking) as batches:
-                async for batch in batches:
-                    acts = [each for delivery in batch if (each := act(delivery)) is not None]
-                    fates = await self._broker.settle(acts, deadline_s=_DEADLINE_S)
-                    done |= {
-                        each.delivery.envelope.id
-                        for each, fate in zip(acts, fates, strict=True)
-                        if fate.done
-                    }
+            with suppress(UnknownQueue):  # then nothing is in its lot
+                taking = self._broker.take_parked(queue, Selection(ids=ids))
+                async with aclosing(taking) as batches:
+                    async for batch in batches:
+                        acts = [each for delivery in batch if (each := act(delivery)) is not None]
+                        fates = await self._broker.settle(acts, deadline_s=_DEADLINE_S)
+                        for each, fate in zip(acts, fates, strict=True):
+                            done[each.delivery.envelope.id] = fate.done
         return done
+
+
+def _row(rows: Mapping[str, RowMapping], request: Request) -> RowMapping | None:
+    return rows.get(clean(request.job))
 
 
 def _ends(jobs: Sequence[Envelope], receipts: Sequence[Receipt]) -> dict[str, str]:
@@ -285,4 +302,7 @@ def _done_text(step: Step) -> str:
 def _due_ms(row: RowMapping | None) -> int:
     if row is None or row["envelope"] is None:
         return 0
-    return peek(row["envelope"]).due_ms
+    try:
+        return peek(row["envelope"]).due_ms
+    except UNREADABLE:
+        return 0

@@ -243,7 +243,10 @@ def end_of(row: RowMapping | None, *, asked_ms: int) -> End | Leave | Refuse:
 def _end(row: RowMapping, asked_ms: int) -> End | Leave | Refuse:
     if row["envelope"] is None:
         return Leave("no worker that meets it will start it")
-    envelope = peek(row["envelope"])
+    try:
+        envelope = peek(row["envelope"])
+    except UNREADABLE:
+        return Leave("no worker that meets it will start it")
     if was_restarted(envelope, asked_ms):
         return Refuse("it was restarted since")
     return End(

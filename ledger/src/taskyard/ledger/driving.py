@@ -14,19 +14,20 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from taskyard.ledger.acting import Actor
+from sqlalchemy.exc import DBAPIError
+
+from taskyard.ledger.acting import Actor, Verdict
 from taskyard.ledger.requests import Requests
 from taskyard.shared.broker import FEED
 from taskyard.shared.changes import Answer, answer_record, changed_record, unchanged_record
 from taskyard.shared.clock import SystemClock
 from taskyard.shared.control import ControlUnavailable
-from taskyard.shared.errors import Unavailable
+from taskyard.shared.errors import ConfigurationError, Unavailable
 from taskyard.shared.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from taskyard.ledger.acting import Verdict
     from taskyard.ledger.database import Database
     from taskyard.ledger.requests import Request
     from taskyard.shared.broker import Broker
@@ -40,6 +41,8 @@ _WRITTEN_S: Final = 0.25
 #: Seconds between two looks at the feed, and between two tries after a failure.
 _LOOK_S: Final = 0.05
 _RETRY_S: Final = 1.0
+#: Of an id, or an error, what an answer and a line of the log have room for.
+_SHOWN: Final = 500
 
 
 class Driver:
@@ -77,7 +80,7 @@ class Driver:
                     caught_up |= batch.caught_up
                     if caught_up:
                         self._news.set()
-            except (ControlUnavailable, Unavailable) as error:
+            except (ControlUnavailable, Unavailable, ConfigurationError) as error:
                 _log.debug("requests cannot be read from the control log", problem=str(error))
             await asyncio.sleep(_RETRY_S)
 
@@ -102,10 +105,28 @@ class Driver:
             if len(verdicts) < len(requests):
                 _log.warning("the broker has not confirmed all changes yet; it is tried again")
                 await asyncio.sleep(_RETRY_S)
-        except (ControlUnavailable, Unavailable) as error:
+        except (DBAPIError, OverflowError, ValueError) as error:
+            await self._without_the_bad(requests, error)
+        except (ControlUnavailable, Unavailable, ConfigurationError) as error:
             _log.warning(
                 "jobs are not changed yet; it is tried again", jobs=len(requests), why=str(error)
             )
+            await asyncio.sleep(_RETRY_S)
+
+    async def _without_the_bad(self, requests: Sequence[Request], error: Exception) -> None:
+        """Halve requests until what the database refuses is alone: it must not stop the others."""
+        if len(requests) > 1:
+            half = len(requests) // 2
+            await self._carry_out(requests[:half])
+            await self._carry_out(requests[half:])
+            return
+        why = str(getattr(error, "orig", None) or error)[:_SHOWN]
+        _log.error("a job cannot be changed or cancelled", job=requests[0].job[:_SHOWN], why=why)
+        text = f"it cannot be done: {why}"
+        try:
+            await self._answer([Verdict(request=requests[0], refused=True, text=text)])
+        except (ControlUnavailable, Unavailable) as problem:
+            _log.warning("that could not be answered yet; it is tried again", why=str(problem))
             await asyncio.sleep(_RETRY_S)
 
     async def _until_told(self) -> None:
@@ -114,9 +135,17 @@ class Driver:
         Where the ledger is far behind, this takes as long as it takes to catch up: meanwhile nobody
         knows which jobs have run.
         """
-        while (await self._broker.stats([FEED]))[FEED].ready:  # noqa: ASYNC110  # it tells nobody
+        while await self._behind():  # noqa: ASYNC110  # it tells nobody
             await asyncio.sleep(_LOOK_S)
         await asyncio.sleep(_WRITTEN_S)
+
+    async def _behind(self) -> bool:
+        feed = (await self._broker.stats([FEED]))[FEED]
+        if not feed.exists:
+            raise Unavailable(
+                "the broker has no lifecycle feed any more: run `taskyard broker apply --ledger`"
+            )
+        return feed.ready > 0
 
     async def _answer(self, verdicts: Sequence[Verdict]) -> None:
         now_ms = self._broker.now_ms()

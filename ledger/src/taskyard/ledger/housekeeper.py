@@ -129,7 +129,7 @@ class Housekeeper:
                 async for batch in self._broker.follow_control(after):
                     await self._note(batch.records)
                     after = batch.position
-            except (ControlUnavailable, Unavailable) as error:
+            except (ControlUnavailable, Unavailable, ConfigurationError) as error:
                 _log.debug("the control log is not taken into the audit now", problem=str(error))
             await asyncio.sleep(_TRY_S)
 

@@ -13,11 +13,12 @@ as it was: the change is void, and so is what may have been published for it.
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import msgspec
 
 from taskyard.shared.control import ControlRecord
+from taskyard.shared.priority import HIGHEST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +31,10 @@ B = TypeVar("B", bound=msgspec.Struct)
 KEPT_MS: Final = 90 * 86_400_000
 #: How long an answer is kept for whoever asked.
 ANSWER_KEPT_MS: Final = 3_600_000
+#: The last due time that a broker and the ledger bear, far beyond any in use (the year 287396).
+_LATEST_MS: Final = 2**53
+#: The highest generation that the ledger counts.
+_MOST: Final = 2**31 - 1
 
 
 class Standing(Enum):
@@ -54,8 +59,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     """
 
-    priority: int | None = None
-    due_ms: int | None = None
+    priority: Annotated[int, msgspec.Meta(ge=0, le=HIGHEST)] | None = None
+    due_ms: Annotated[int, msgspec.Meta(ge=0, le=_LATEST_MS)] | None = None
     arguments: dict[str, Any] | None = None
     suspend: bool | None = None
 
@@ -71,7 +76,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     """
 
-    generation: int
+    generation: Annotated[int, msgspec.Meta(ge=1, le=_MOST)]
     attempt: int
     token: str
     change: Change | None = None
