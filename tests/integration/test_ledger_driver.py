@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from taskyard.broker_setup.intents import read_intents
 from taskyard.ledger.driving import Driver
 from taskyard.ledger.schema import jobs
 from taskyard.shared.adapters.memory import MemoryBroker
-from taskyard.shared.changes import Change, Standing
+from taskyard.shared.changes import KEPT_MS, Change, Standing
 from taskyard.shared.envelope import Envelope
 
 __all__ = ["site"]
@@ -115,6 +116,32 @@ async def test_what_a_refused_change_leaves_old_stays_old(site: Site) -> None:
     assert intents.standing_of(old) is Standing.SUPERSEDED
     new = Envelope(id=job, queue=QUEUE, task="q.t", generation=2)
     assert intents.standing_of(new) is Standing.CURRENT
+
+
+async def test_the_first_message_may_be_the_last_to_come(site: Site) -> None:
+    """ZP-23: due in a year, then tomorrow, then at once, then refused: what is due in a year is old."""
+    day_ms = 86_400_000
+    now_ms = site.broker.now_ms()
+    job = (await site.send(not_before_ms=now_ms + 365 * day_ms)).id
+    for due_ms in (now_ms + day_ms, now_ms + 2 * day_ms):
+        await site.ask(job, Change(due_ms=due_ms))
+        await site.drive()
+        await eventually(partial(_has, site, job, due_ms=due_ms))
+    assert await _kept_ms(site, job) >= now_ms + 365 * day_ms + KEPT_MS
+    await site.ask(job, Change(suspend=True))
+    async with site.database.begin() as connection:
+        await connection.execute(jobs.update().values(state="succeeded", rank=2**62))
+    await site.drive()
+    assert "it is over: succeeded" in await site.answers()
+    assert await _kept_ms(site, job) >= now_ms + 365 * day_ms + KEPT_MS
+
+
+async def _kept_ms(site: Site, job: str) -> int:
+    """Return until when it is known which messages of a job are old."""
+    live = (await read_intents(site.broker)).live(site.broker.now_ms())
+    (record,) = [each for each in live if each.key == f"job:{job}:change"]
+    assert record.op == "changed"
+    return record.expires or 0
 
 
 async def test_a_suspended_job_is_cancelled(site: Site) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 from hypothesis import given, settings, strategies as st
 
 from taskyard.shared.changes import (
+    KEPT_MS,
     Answer,
     Asked,
     Change,
@@ -28,6 +30,7 @@ from taskyard.shared.control import (
 )
 from taskyard.shared.envelope import Envelope
 from taskyard.shared.intents import Intents
+from taskyard.shared.wire import CHANGED
 from taskyard.workers.hearing import aborts, replies
 
 JOB = "j"
@@ -43,7 +46,10 @@ def asked(generation: int, token: str = "") -> Asked:
 
 
 def form(generation: int) -> Envelope:
-    return Envelope(id=JOB, queue="q", task="q.t", generation=generation)
+    """The job, published by the change of this generation."""
+    note = msgspec.json.encode({"token": f"t{generation}"}).decode()
+    extra: dict[str, Any] | None = {CHANGED: note} if generation > 1 else None
+    return Envelope(id=JOB, queue="q", task="q.t", generation=generation, extra=extra)
 
 
 def standing(records: list[ControlRecord], generation: int) -> Standing:
@@ -64,8 +70,9 @@ def withdrawn(generation: int) -> ControlRecord:
     return unchanged_record(JOB, asked(generation), by="me", at_ms=2)
 
 
-def started(token: str) -> ControlRecord:
-    return start_record(JOB, Start(of=token, worker="host:1"), at_ms=2)
+def started(token: str, generation: int = 1) -> ControlRecord:
+    start = Start(of=token, generation=generation, worker="host:1")
+    return start_record(JOB, start, at_ms=2)
 
 
 def test_before_during_and_after_a_change():
@@ -85,6 +92,42 @@ def test_a_job_that_had_started_stays_as_it_was():
         assert standing(records, 1) is Standing.CURRENT
         assert standing(records, 2) is Standing.SUPERSEDED
     assert standing([started("t2"), wanted(3)], 1) is Standing.UNDECIDED
+
+
+def test_what_was_old_before_a_void_change_is_still_old():
+    """The second change came too late for what the first had published, and that alone runs."""
+    records = [wanted(2), done(2), wanted(3), started("t3", generation=2)]
+    assert standing(records, 1) is Standing.SUPERSEDED
+    assert standing(records, 2) is Standing.CURRENT
+    assert standing([*records, done(3)], 1) is Standing.SUPERSEDED
+    assert standing([*records, done(3)], 3) is Standing.SUPERSEDED
+
+
+def test_an_edit_after_a_void_change_counts():
+    """The job ran as it was, was parked and edited: that is of the void change's generation too."""
+    intents = Intents()
+    intents.apply([wanted(2), done(2), started("t2")])
+    assert intents.standing_of(form(2)) is Standing.SUPERSEDED
+    edited = msgspec.structs.replace(form(1), generation=2)
+    assert intents.standing_of(edited) is Standing.CURRENT
+
+
+def test_an_answered_change_is_not_open_again():
+    """Who writes live intents again has read them before the answer, and writes them after it."""
+    assert standing([wanted(2), done(2), wanted(2)], 1) is Standing.SUPERSEDED
+    assert standing([wanted(2), withdrawn(2), wanted(2)], 1) is Standing.CURRENT
+    again = change_record(JOB, asked(2, "other"), by="me", at_ms=3)
+    assert standing([wanted(2), withdrawn(2), again], 1) is Standing.UNDECIDED
+    assert standing([wanted(2), done(2), wanted(3), withdrawn(3), done(2), wanted(3)], 1) is (
+        Standing.SUPERSEDED
+    )
+
+
+def test_what_is_old_is_known_for_longer_than_the_old_message_waits():
+    """ZP-23: due in a year: its message from before does not run then either."""
+    due_ms = 365 * 86_400_000
+    record = changed_record(JOB, asked(2), by="me", at_ms=0, until_ms=due_ms)
+    assert record.expires == due_ms + KEPT_MS
 
 
 def test_a_change_that_ends_does_not_overtake_one_that_was_asked_for_since():
@@ -150,24 +193,26 @@ class World:
 def test_workers_that_keep_up_run_it_once(data: st.DataObject) -> None:
     """Changes and meetings in any order: one run, in the last form that was published before it."""
     world = World()
-    newest = 1
-    for _ in range(data.draw(st.integers(0, 6))):
+    newest, published = 1, wanted(1)
+    for n in range(data.draw(st.integers(0, 6))):
         if world.runs or not data.draw(st.booleans()):
             break
         generation = newest + 1
-        world.log.append(wanted(generation))
+        wish = asked(generation, f"t{n}")
+        world.log.append(change_record(JOB, wish, by="me", at_ms=1))
         for form_ in data.draw(st.lists(st.sampled_from(world.messages), max_size=3)):
             if form_ in world.messages:
                 world.meet(form_, len(world.log))
         assert not world.runs
         if data.draw(st.booleans()):
             world.messages.append(generation)
-            world.log.append(done(generation))
+            published = changed_record(JOB, wish, by="me", at_ms=2, until_ms=9)
+            world.log.append(published)
             newest = generation
         else:
-            world.log.append(withdrawn(generation))
+            world.log.append(unchanged_record(JOB, wish, by="me", at_ms=2))
             if newest > 1:
-                world.log.append(done(newest))
+                world.log.append(published)
     for form_ in data.draw(st.permutations(world.messages)):
         world.meet(form_, len(world.log))
     assert world.runs == [newest]

@@ -22,11 +22,13 @@ from taskyard.ledger.changing import (
 from taskyard.ledger.requests import BATCH, GRACE_S, Requests
 from taskyard.shared.changes import (
     ANSWER_KEPT_MS,
+    KEPT_MS,
     Answer,
     Asked,
     Change,
     Start,
     answer_record,
+    asked_of,
     change_record,
     changed_record,
     start_record,
@@ -166,7 +168,7 @@ def test_a_request_is_open_until_it_is_answered():
     take(requests, answer_record("b", Answer(of="t2", done=True), by="me", at_ms=NOW_MS))
     take(requests, wish, cancel)
     assert requests.open == {}
-    assert requests.published["a"].token == "t1"
+    assert requests.published["a"].asked.token == "t1"
 
 
 def test_nobody_waits_for_an_old_cancel():
@@ -191,3 +193,19 @@ def test_they_are_ripe_after_the_grace_each_job_once():
     assert requests.starts["t1"].worker == "host:1"
     take(requests, *(change(f"x{n}", f"x{n}") for n in range(BATCH + 5)))
     assert len(requests.ripe(99.0)) == BATCH
+
+
+def test_what_is_over_is_forgotten():
+    """Changes whose old messages cannot come any more, and starts that nobody waits for."""
+    requests = Requests()
+    late = Start(of="t0", worker="host:1")
+    wish = asked_of(change("a", "t0"))
+    assert wish is not None
+    for n in range(3000):
+        ended = changed_record(f"x{n}", wish, by="me", at_ms=NOW_MS - 2 * KEPT_MS, until_ms=0)
+        take(requests, ended)
+    assert len(requests.published) <= 1001
+    take(requests, changed_record("a", wish, by="me", at_ms=NOW_MS, until_ms=NOW_MS + 7))
+    assert requests.published["a"].until_ms == NOW_MS + 7
+    take(requests, start_record("a", late, at_ms=1))
+    assert requests.starts == {}

@@ -10,6 +10,7 @@ import msgspec
 from taskyard.broker_setup.editing import check_open, check_sealed, with_arguments
 from taskyard.ledger.history import ENDED, SET_ASIDE, job_of_envelope, peek, rank_of, unpack
 from taskyard.ledger.recording import NotRecorded
+from taskyard.shared.changes import published_by
 from taskyard.shared.envelope import UNREADABLE, Parking
 from taskyard.shared.errors import ConfigurationError
 from taskyard.shared.intents import was_restarted
@@ -119,7 +120,7 @@ def step_of(row: RowMapping | None, asked: Asked, *, by: str, now_ms: int) -> St
         return Refuse(str(error))
     except UNREADABLE as error:
         return Refuse(f"this version cannot read what was asked of it: {error}")
-    if _token(envelope) == asked.token:
+    if published_by(envelope) == asked.token:
         return Done(envelope)
     return _refusal(row, asked) or _step(row, envelope, asked, by=by, now_ms=now_ms)
 
@@ -186,17 +187,6 @@ def _changed(
         parking=None,
         extra={**(envelope.extra or {}), CHANGED: msgspec.json.encode(note).decode()},
     )
-
-
-def _token(envelope: Envelope) -> str | None:
-    text = (envelope.extra or {}).get(CHANGED)
-    if not isinstance(text, str):
-        return None
-    try:
-        token = msgspec.json.decode(text, type=dict[str, object]).get("token")
-    except UNREADABLE:
-        return None
-    return token if isinstance(token, str) else None
 
 
 def suspended(envelope: Envelope, now_ms: int) -> Job:

@@ -157,15 +157,18 @@ class Driver:
             _log.info("jobs were changed or cancelled, as was asked", jobs=len(verdicts))
 
     def _records_of(self, verdict: Verdict, now_ms: int) -> Iterator[ControlRecord]:
-        request, until_ms = verdict.request, verdict.old_due_ms
+        request = verdict.request
         asked, job, by = request.asked, request.job, request.by
+        earlier = self._requests.published.get(job)
+        # Of several publishes from before, the first may be the one that comes last.
+        until_ms = max(verdict.old_due_ms, 0 if earlier is None else earlier.until_ms)
         if asked is not None and not verdict.refused:
             yield changed_record(job, asked, by=by, at_ms=now_ms, until_ms=until_ms)
         elif asked is not None:
             yield unchanged_record(job, asked, by=by, at_ms=now_ms)
             # What an earlier change has made old is still old.
-            if (earlier := self._requests.published.get(job)) is not None:
-                yield changed_record(job, earlier, by=by, at_ms=now_ms, until_ms=until_ms)
+            if earlier is not None:
+                yield changed_record(job, earlier.asked, by=by, at_ms=now_ms, until_ms=until_ms)
         answer = Answer(of=request.token, done=not verdict.refused, text=verdict.text)
         yield answer_record(job, answer, by=by, at_ms=now_ms)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from taskyard.shared.changes import (
     ANSWER_KEPT_MS,
+    KEPT_MS,
     Asked,
     Start,
     answer_of,
@@ -27,6 +28,8 @@ GRACE_S: Final = 1.0
 BATCH: Final = 500
 #: Answers that are remembered: live intents are written again, some just after they were answered.
 _REMEMBERED: Final = 100_000
+#: Changed jobs that are held before those are looked for that can be forgotten.
+_ROOM: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,13 @@ class Request:
     inherited: bool
 
 
+class Published(NamedTuple):
+    """A change that was carried out; `until_ms`: when the last message from before it is due."""
+
+    asked: Asked
+    until_ms: int
+
+
 @dataclass(slots=True)
 class Requests:
     """What the control log tells of requests.
@@ -60,14 +70,16 @@ class Requests:
     Attributes:
         open: what has no answer, by token, in the order of the log.
         starts: what workers say of jobs that they were running, by the token of the request.
-        published: of changed jobs, the last generation that was published.
+        published: of changed jobs, the last generation that was published, and until when (in
+            milliseconds since the epoch) messages from before it may come.
 
     """
 
     open: dict[str, Request] = field(default_factory=dict[str, Request])
     starts: dict[str, Start] = field(default_factory=dict[str, Start])
-    published: dict[str, Asked] = field(default_factory=dict[str, Asked])
+    published: dict[str, Published] = field(default_factory=dict[str, "Published"])
     _answered: dict[str, None] = field(default_factory=dict[str, None])
+    _room: int = _ROOM
 
     def take(
         self, records: Iterable[ControlRecord], *, now_ms: int, now_s: float, inherited: bool
@@ -84,7 +96,7 @@ class Requests:
         for record in records:
             kind, job = kind_and_subject(record.key)
             if kind == CHANGE:
-                self._take_change(record, job, now_s, inherited=inherited)
+                self._take_change(record, job, now_ms, now_s, inherited=inherited)
             elif kind == CANCEL:
                 # An answer is forgotten sooner than the cancel itself.
                 recent = record.at + ANSWER_KEPT_MS > now_ms
@@ -92,11 +104,13 @@ class Requests:
                     self._put(record, job, token, None, now_s, inherited=inherited)
             elif kind == ANSWER and (answer := answer_of(record)) is not None:
                 self._close(answer.of)
-            elif kind == STARTED and (start := start_of(record)) is not None:
-                self.starts[start.of] = start
+            elif kind == STARTED:
+                start = start_of(record)
+                if start is not None and start.of not in self._answered:
+                    self.starts[start.of] = start
 
     def _take_change(
-        self, record: ControlRecord, job: str, now_s: float, *, inherited: bool
+        self, record: ControlRecord, job: str, now_ms: int, now_s: float, *, inherited: bool
     ) -> None:
         asked = asked_of(record)
         if asked is None:
@@ -106,7 +120,16 @@ class Requests:
             return
         self._close(asked.token)
         if record.op == "changed":
-            self.published[job] = asked
+            ends_ms = now_ms + KEPT_MS if record.expires is None else record.expires
+            self.published[job] = Published(asked=asked, until_ms=ends_ms - KEPT_MS)
+            if len(self.published) > self._room:
+                self._forget(now_ms)
+
+    def _forget(self, now_ms: int) -> None:
+        """Let go of changes that no message is older than any more."""
+        held = self.published.items()
+        self.published = {job: p for job, p in held if p.until_ms + KEPT_MS > now_ms}
+        self._room = max(_ROOM, 2 * len(self.published))
 
     def _put(  # a request has so many parts
         self,

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 import msgspec
 
 from taskyard.shared.control import ControlRecord
+from taskyard.shared.envelope import UNREADABLE
 from taskyard.shared.priority import HIGHEST
+from taskyard.shared.wire import CHANGED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,12 +90,14 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         of: the token of the change.
         attempt: that was running.
+        generation: that was running; what is older than that is as old as it was.
         worker: `host:pid`.
 
     """
 
     of: str
     attempt: int = 1
+    generation: int = 1
     worker: str = ""
 
 
@@ -119,12 +123,14 @@ class ChangeState(msgspec.Struct, frozen=True, kw_only=True):
         asked: the body of its record.
         published: it is carried out.
         void: a worker had started the job before it read of the change.
+        ran: the generation that it had started.
 
     """
 
     asked: Asked
     published: bool
     void: bool
+    ran: int = 1
 
     @classmethod
     def of(cls, record: ControlRecord, started: ControlRecord | None) -> ChangeState | None:
@@ -133,8 +139,10 @@ class ChangeState(msgspec.Struct, frozen=True, kw_only=True):
         if asked is None:
             return None
         start = None if started is None else _read(started, Start)
-        void = start is not None and start.of == asked.token
-        return cls(asked=asked, published=record.op == "changed", void=void)
+        published = record.op == "changed"
+        if start is None or start.of != asked.token:
+            return cls(asked=asked, published=published, void=False)
+        return cls(asked=asked, published=published, void=True, ran=start.generation)
 
     def is_older(self, envelope: Envelope) -> bool:
         """Tell whether a publish of the job is from before this change."""
@@ -147,10 +155,24 @@ def standing_of(change: ChangeState, envelope: Envelope) -> Standing:
     if envelope.generation > generation:
         return Standing.CURRENT
     if envelope.generation == generation:
-        return Standing.SUPERSEDED if change.void else Standing.CURRENT
+        # An edit of the job as it was, after it had run and was parked, has this generation as well.
+        published = change.void and published_by(envelope) == change.asked.token
+        return Standing.SUPERSEDED if published else Standing.CURRENT
     if change.void:
-        return Standing.CURRENT
+        return Standing.CURRENT if envelope.generation >= change.ran else Standing.SUPERSEDED
     return Standing.SUPERSEDED if change.published else Standing.UNDECIDED
+
+
+def published_by(envelope: Envelope) -> str | None:
+    """Return the token of the change that a job was published by; None where there was none."""
+    text = (envelope.extra or {}).get(CHANGED)
+    if not isinstance(text, str):
+        return None
+    try:
+        token = msgspec.json.decode(text, type=dict[str, object]).get("token")
+    except UNREADABLE:
+        return None
+    return token if isinstance(token, str) else None
 
 
 # ---------------------------------------------------------------- records
@@ -164,9 +186,19 @@ def change_record(job_id: str, asked: Asked, *, by: str, at_ms: int) -> ControlR
 def changed_record(
     job_id: str, asked: Asked, *, by: str, at_ms: int, until_ms: int
 ) -> ControlRecord:
-    """Return that a change is carried out; publishes from before are given up until an instant."""
+    """Return that a change is carried out.
+
+    Args:
+        job_id: of the job.
+        asked: what was asked for.
+        by: who asked.
+        at_ms: now, in milliseconds since the epoch.
+        until_ms: when the last publish from before is due. It may wait in its queue for long after
+            that, so this is known for as long again as a change without a due time.
+
+    """
     done = msgspec.structs.replace(asked, change=None)
-    kept_ms = max(until_ms - at_ms, KEPT_MS)
+    kept_ms = max(until_ms - at_ms, 0) + KEPT_MS
     return _record(job_id, "change", "changed", done, by=by, at_ms=at_ms, kept_ms=kept_ms)
 
 

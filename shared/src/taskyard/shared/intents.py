@@ -48,7 +48,15 @@ _MEANT: Final[Mapping[str, frozenset[str]]] = {
 class Intents:
     """What a sequence of control records adds up to. Owned by one task; read by any."""
 
-    __slots__ = ("_cancelled", "_changed", "_others", "_paused", "_started", "_tables")
+    __slots__ = (
+        "_cancelled",
+        "_changed",
+        "_others",
+        "_paused",
+        "_started",
+        "_tables",
+        "_withdrawn",
+    )
 
     def __init__(self) -> None:
         """Start with no intents."""
@@ -58,6 +66,8 @@ class Intents:
         self._cancelled = self._tables[CANCEL]
         self._changed = self._tables[CHANGE]
         self._started = self._tables[STARTED]
+        # The last change of each job that came to nothing.
+        self._withdrawn: Table = {}
 
     def apply(self, records: Iterable[ControlRecord]) -> None:
         """Take in records in the order of the log."""
@@ -66,23 +76,37 @@ class Intents:
             table = self._tables.get(kind)
             if table is None:
                 self._others[record.key] = record
-            elif table is self._changed and self._is_overtaken(subject, record):
+            elif table is self._changed and self._is_old(subject, record):
                 continue
             elif record.op in _MEANT[kind]:
                 table[subject] = record
             else:
                 table.pop(subject, None)
+                if table is self._changed:
+                    self._withdrawn[subject] = record
 
-    def _is_overtaken(self, job_id: str, record: ControlRecord) -> bool:
-        """Tell whether a change was asked for since, while this one was carried out.
+    def _is_old(self, job_id: str, record: ControlRecord) -> bool:
+        """Tell whether what is known of a job's changes is newer than this record.
 
-        Of a job's changes that of the highest generation counts.
+        Of a job's changes that of the highest generation counts, whatever was asked for while it was
+        carried out. And one that was answered is not open again: who writes live intents again may
+        have read them before the answer, and write them after it.
         """
-        asked, held = asked_of(record), self._changed.get(job_id)
+        asked = asked_of(record)
         if asked is None:
             return True
-        latest = None if held is None else asked_of(held)
-        return latest is not None and asked.generation < latest.generation
+        latest, ended = (
+            None if held is None else asked_of(held)
+            for held in (self._changed.get(job_id), self._withdrawn.get(job_id))
+        )
+        if latest is not None and asked.generation < latest.generation:
+            return True
+        if record.op != "change":
+            return False
+        answered = {ended.token} if ended is not None else set[str]()
+        if latest is not None and self._changed[job_id].op == "changed":
+            answered.add(latest.token)
+        return asked.token in answered
 
     @property
     def others(self) -> Mapping[str, ControlRecord]:
@@ -161,7 +185,7 @@ class Intents:
 
     def prune(self, now_ms: int) -> None:
         """Forget what has expired."""
-        for table in self._every():
+        for table in (*self._every(), self._withdrawn):
             for subject in [s for s, r in table.items() if not _lives(r, now_ms)]:
                 del table[subject]
 

@@ -124,7 +124,12 @@ def replies(
         if kind == CHANGE and record.op in {"change", "changed"}:
             change = ChangeState.of(record, None)
             if change is not None and change.is_older(envelope):
-                start = Start(of=change.asked.token, attempt=envelope.attempt, worker=worker)
+                start = Start(
+                    of=change.asked.token,
+                    attempt=envelope.attempt,
+                    generation=envelope.generation,
+                    worker=worker,
+                )
                 found.append(start_record(job_id, start, at_ms=now_ms))
         elif kind == CANCEL and record.op == "cancel" and (token := token_of(record)):
             then = "it is ended" if (record.body or {}).get("abort") else "it finishes"
