@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -300,6 +301,7 @@ async def test_a_forked_child_asks_anew(tell, ledger):
     assert await asked(ledger.result, "a") == 1
     pid = os.fork()
     if pid == 0:
+        signal.alarm(30)  # a child that hangs must not outlive the test
         code = 1
         try:
             code = 0 if ledger.result("a", timeout=20) == 1 else 2
