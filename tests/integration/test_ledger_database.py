@@ -153,7 +153,7 @@ async def swept(database: Database, *rules: Rule, now_ms: int = NOW_MS) -> set[s
 
 
 async def test_each_outcome_has_its_own_age(database):
-    """ZS-80: succeeded ones go after a second, failed ones stay; so do those that have not ended."""
+    """ZS-80, B-12: succeeded ones go after a second, failed ones stay; so do those that have not ended."""
     await put(
         database,
         life("ok", "succeeded", before_s=60),

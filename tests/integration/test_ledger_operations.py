@@ -223,6 +223,40 @@ async def test_the_audit(rig, ledger, command):
         assert [each["action"] for each in only] == ["pause"]
 
 
+async def test_the_audit_tells_of_queues_and_producers(rig, ledger, command):
+    """ZS-83, ZS-53, BS-15: who paused all, drained, and set slots, and who took it back."""
+    async with rig:
+        await ledger.coordinator()
+        for arguments in (
+            ("queues", "pause", "--all", "--for", "1h"),
+            ("queues", "resume", "--all"),
+            ("drain", "on", "--reason", "upgrade"),
+            ("drain", "off"),
+            ("queues", "concurrency", "default", "7"),
+            ("queues", "concurrency", "default", "--reset"),
+        ):
+            assert (await command(*arguments))[0] == 0
+
+        async def noted() -> list[dict[str, Any]]:
+            _, found = await command("audit", "--json")
+            return found if len(found) >= 6 else []
+
+        found = await eventually(noted)
+        assert [(each["action"], each["subject"]) for each in reversed(found)] == [
+            ("pause", "queue:*"),
+            ("resume", "queue:*"),
+            ("drain", "queue:*"),
+            ("undrain", "queue:*"),
+            ("concurrency", "queue:default"),
+            ("reset", "queue:default"),
+        ]
+        assert all("@" in each["by"] for each in found)
+        details = {each["action"]: each["details"] for each in found}
+        assert details["drain"] == {"reason": "upgrade"}
+        assert details["concurrency"] == {"slots": 7}
+        assert details["pause"]["until"]
+
+
 async def test_what_cannot_be_read_stops_nobody_else(rig, ledger, command):
     """A row of another version: it is named, and the others run."""
     async with rig:

@@ -356,7 +356,9 @@ async def test_orphans_are_found_and_sent_home(
 
 
 async def test_doctor(operator: Operator) -> None:
-    """The doctor names what is missing and the command that mends it, and is calm afterwards."""
+    """The doctor names what is missing and the command that mends it, and is calm afterwards; a
+    queue with jobs and no worker is named at once (ZS-44).
+    """
     sick = await operator.run("doctor", "shop", code=1)
     assert "taskyard broker apply shop" in sick
     await operator.run("broker", "apply", "shop")

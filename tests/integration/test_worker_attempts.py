@@ -43,7 +43,7 @@ async def outcomes(bench: Workbench, job_id: str, number: int) -> list[tuple[int
 
 
 async def test_each_ending_has_its_outcome(tmp_path):
-    """LQ-02, LQ-09, ZS-32, SQ-03: the ways a handler can end, and what each becomes."""
+    """LQ-02, LQ-09, ZS-32, SQ-03, B-10: the ways a handler can end, and what each becomes."""
     queue = Queue("q", retry=QUICK)
 
     @queue.task
