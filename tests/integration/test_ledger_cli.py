@@ -144,6 +144,26 @@ def test_names_and_hosts_are_shown(run, tell):
     assert json.loads(run("jobs", "apps", "--json")) == ["mail", "shop"]
 
 
+def test_which_options_hold(run, tell, tmp_path, monkeypatch):
+    """ZS-34: its own, its task's, its queue's or the defaults, by an application's declarations."""
+    (tmp_path / "declared.py").write_text(
+        "from taskyard.shared import Queue\n"
+        "shop = Queue('shop', ttr=30)\n"
+        "@shop.task\n"
+        "def pay(n: int) -> None: ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    tell(Told(sent("one", ttr_ms=5_000)), Told(sent("two")))
+    lines = run("jobs", "show", "one", "--effective", "declared").splitlines()
+    assert [" ".join(line.split()) for line in lines if line.startswith("effective ttr")] == [
+        "effective ttr: 5.0 (job)"
+    ]
+    found = json.loads(run("jobs", "show", "two", "--effective", "declared", "--json"))
+    assert found["effective"]["ttr"] == {"value": 30.0, "by": "queue"}
+    assert found["effective"]["retry"]["by"] == "default"
+    assert "effective" not in json.loads(run("jobs", "show", "two", "--json"))
+
+
 def test_how_many(run, tell):
     """ZP-16: `--count`, for people and for programs."""
     tell(*(Told(sent(f"job-{n}")) for n in range(7)))

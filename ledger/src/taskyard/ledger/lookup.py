@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
+    from taskyard.shared.envelope import Envelope
     from taskyard.shared.recording import RecordedArguments
 
 _TIMED_OUT: Final = f"{TimedOut.__module__}.{TimedOut.__qualname__}"
@@ -53,6 +54,7 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     runs: list[Run]
     trace: str | None
     arguments_recorded: RecordedArguments = "full"
+    envelope: Envelope | None = None
 
     @property
     def last(self) -> Run | None:
@@ -83,6 +85,7 @@ async def job(connection: AsyncConnection, job_id: str, *, now_ms: int) -> Histo
         runs=done,
         trace=None if envelope is None else _trace(envelope.traceparent),
         arguments_recorded="none" if envelope is None else arguments_of(envelope),
+        envelope=envelope,
     )
 
 

@@ -19,6 +19,7 @@ from taskyard.shared.errors import NotFound
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
+    from taskyard.ledger.effective import Effective
     from taskyard.ledger.failures import Failures
     from taskyard.ledger.filters import Filter
     from taskyard.ledger.lookup import History
@@ -88,8 +89,13 @@ def list_jobs(
 @click.command()
 @click.argument("job_id", metavar="ID")
 @click.option("--value", is_flag=True, help="Print what it returned, as JSON, and nothing else.")
+@click.option(
+    "--effective",
+    metavar="MODULE",
+    help="Also say which options hold for it, and who set them, by the declarations of MODULE.",
+)
 @JSON
-def show(job_id: str, *, value: bool, as_json: bool) -> None:
+def show(job_id: str, *, value: bool, effective: str | None, as_json: bool) -> None:
     """Show one job in full: its arguments, where it stands, and each of its runs.
 
     With --value: exit 1 with its error if it did not succeed, and 124 while it is not over.
@@ -98,10 +104,15 @@ def show(job_id: str, *, value: bool, as_json: bool) -> None:
     history = run_with_ledger(lambda ledger: _history(ledger, job_id, now_ms))
     if value:
         click.echo(result_of(history))
-    elif as_json:
-        print_json(history_document(history, now_ms))
+        return
+    options = {} if effective is None else _effective(history, effective)
+    if as_json:
+        more = {"effective": options} if options else {}
+        print_json({**history_document(history, now_ms), **more})
     else:
         _print_history(history, now_ms)
+        for name, each in options.items():
+            click.echo(f"effective {name + ':':<15} {each}")
 
 
 @click.command("failures")
@@ -138,6 +149,15 @@ def list_failures(*, limit: int, as_json: bool, **options: Any) -> None:
             for group in groups
         ],
     )
+
+
+def _effective(history: History, module: str) -> dict[str, Effective]:
+    from taskyard.ledger.effective import effective
+    from taskyard.shared.catalogue import load_queues
+
+    if history.envelope is None:
+        raise NotFound(f"the ledger does not hold what was asked of job {history.job.id}")
+    return effective(history.envelope, load_queues([module]))
 
 
 async def _page(
