@@ -166,19 +166,19 @@ def decode_headers(
             if name not in _BROKERS_OWN and not str(name).startswith(_BROKERS_OWN_PREFIXES):
                 extra[name] = value
             continue
-        field, read = known
+        into, field, read = known
         try:
             read_value = read(value)
         except (ValueError, TypeError, RecursionError):
             shown = repr(value)[:60]
             defect = defect or f"header {name} is {shown}, not {_EXPECTED[read]}"
             continue
-        if field == "task":
-            task = str(read_value)
-        elif field.startswith("park_"):
-            parking[field[5:]] = read_value
-        elif field:
+        if into is _ENVELOPE:
             fields[field] = read_value
+        elif into is _TASK:
+            task = str(read_value)
+        elif into is _PARKING:
+            parking[field] = read_value
     if extra:
         fields["extra"] = extra
     if "reason" in parking:
@@ -259,7 +259,10 @@ _EXPECTED: Final[dict[Callable[[object], object], str]] = {
     _version: f"version {VERSION}, the one that this program reads",
 }
 
-_READERS: Final[dict[str, tuple[str, Callable[[object], object]]]] = {
+#: Where a header's value goes.
+_ENVELOPE, _TASK, _PARKING, _NOWHERE = "envelope", "task", "parking", "nowhere"
+
+_FIELDS: Final[dict[str, tuple[str, Callable[[object], object]]]] = {
     V: ("", _version),
     TASK: ("task", _text),
     QUEUE: ("queue", _text),
@@ -287,3 +290,14 @@ _READERS: Final[dict[str, tuple[str, Callable[[object], object]]]] = {
     PARK_WORKER: ("park_worker", _text),
     PARK_PRIORITY: ("priority", _level),
 }
+
+
+def _into(field: str) -> tuple[str, str]:
+    if field == "task":
+        return _TASK, field
+    if field.startswith("park_"):
+        return _PARKING, field.removeprefix("park_")
+    return (_ENVELOPE if field else _NOWHERE), field
+
+
+_READERS: Final = {name: (*_into(field), read) for name, (field, read) in _FIELDS.items()}

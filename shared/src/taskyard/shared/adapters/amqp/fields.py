@@ -140,7 +140,11 @@ def _read_table(data: bytes, at: int, depth: int = 0) -> tuple[dict[str, object]
             at = stop + 9
         elif kind == 0x53:  # S, as all our text
             at = stop + 5 + _U32.unpack_from(data, stop + 1)[0]
-            table[name] = _long_text(data[stop + 5 : at])
+            value = data[stop + 5 : at]
+            try:  # `_long_text`, in line: each message has some
+                table[name] = value.decode()
+            except UnicodeDecodeError:
+                table[name] = value
         else:
             table[name], at = _read_value(kind, data, stop + 1, depth)
     return table, end
