@@ -48,6 +48,17 @@ async def test_a_hundred_thousand_records_are_read_in_seconds(amqp_url: str) -> 
         assert records[1:] == written
 
 
+async def test_changes_of_many_long_arguments_are_written(amqp_url: str) -> None:
+    """Together they are more than RabbitMQ takes in one message (16 MiB from 4.0 on)."""
+    async with Site(amqp_url) as site:
+        broker = await site.set_up("default")
+        body: dict[str, object] = {"arguments": "x" * 200_000}
+        written = [ControlRecord(key=f"job:{n}:change", op="change", body=body) for n in range(100)]
+        await broker.append_control(written, deadline_s=30)
+        records, _ = await replay(await site.open())
+        assert records[1:] == written
+
+
 async def test_none_of_those_written_meanwhile_is_missed(amqp_url: str) -> None:
     """Whatever was confirmed before following began is there once it says that it caught up."""
     async with Site(amqp_url) as site:

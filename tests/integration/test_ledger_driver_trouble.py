@@ -18,6 +18,7 @@ from taskyard.shared.broker import FEED, QueueStats
 from taskyard.shared.changes import Asked, Change, change_record
 from taskyard.shared.control import cancel_record
 from taskyard.shared.errors import ConfigurationError, UnknownQueue
+from taskyard.shared.feed import FINISHED, FeedRecord
 
 __all__ = ["site"]
 
@@ -144,6 +145,34 @@ async def test_a_ledger_that_is_lost_after_the_parking(
 async def _answered(site: Site, number: int) -> bool:
     assert len(await site.answers()) >= number
     return True
+
+
+async def test_what_is_still_in_the_hands_of_the_recorder_counts(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ZP-23: the database was away, and the recorder tries again later: what had run is not sent again."""
+    job = await site.send()
+    away = [True]
+
+    async def failing(connection: Any, batch: Any) -> None:
+        if away:
+            raise LedgerUnavailable("gone")
+        await merge(connection, batch)
+
+    monkeypatch.setattr("taskyard.ledger.recorder.merge", failing)
+    ended = FeedRecord.of(
+        job, FINISHED, at_ms=site.broker.now_ms(), worker="w", outcome="succeeded"
+    )
+    await site.broker.record([ended], deadline_s=5)
+    await eventually(lambda: bool(site.recorder.problem))
+    await site.ask(job.id, Change(priority=1))
+    driving = asyncio.create_task(site.drive())
+    held = asyncio.create_task(site.recorder.wait_written())
+    await asyncio.wait([driving, held], timeout=2, return_when=asyncio.FIRST_COMPLETED)
+    assert await site.answers() == []
+    away.clear()
+    await asyncio.gather(driving, held)
+    assert await site.answers() == ["it is over: succeeded"]
 
 
 async def test_many_suspended_jobs_are_cancelled_with_one_look(site: Site) -> None:

@@ -34,7 +34,8 @@ QUEUE = "q"
 class Site:
     """A broker, a ledger that is told what happens there, and requests to whoever drives."""
 
-    def __init__(self, broker: MemoryBroker, database: Database) -> None:
+    def __init__(self, broker: MemoryBroker, database: Database, recorder: Recorder) -> None:
+        self.recorder = recorder
         self.broker = broker
         self.database = database
 
@@ -71,7 +72,8 @@ class Site:
 
     async def drive(self, broker: Any = None, *, answers: int = 0) -> None:
         """Drive until no change is open, and there are so many answers at least."""
-        driver = Driver(broker or self.broker, self.database)
+        written = self.recorder.wait_written
+        driver = Driver(broker or self.broker, self.database, wait_written=written)
         running = asyncio.create_task(driver.run())
         try:
 
@@ -124,8 +126,9 @@ async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     )
     database = Database(f"sqlite:///{tmp_path / 'ledger.db'}")
     await prepare(database)
-    recording = asyncio.create_task(Recorder(broker, database, Metrics()).run())
-    yield Site(broker, database)
+    recorder = Recorder(broker, database, Metrics())
+    recording = asyncio.create_task(recorder.run())
+    yield Site(broker, database, recorder)
     recording.cancel()
     with suppress(asyncio.CancelledError):
         await recording

@@ -6,10 +6,14 @@ import msgspec
 import pytest
 
 from taskyard.shared.control import (
+    ARRAY,
+    ARRAY_BYTES,
+    ControlRecord,
     cancel_record,
     concurrency_record,
     decode_records,
     drain_record,
+    encode_arrays,
     pause_record,
     reset_concurrency_record,
     resume_record,
@@ -103,3 +107,19 @@ def test_slots_are_a_number_or_as_declared(slots: object, meant: int | None) -> 
     assert list(intents.concurrencies()) == (["mail"] if meant else [])
     intents.apply([reset_concurrency_record("mail", by="ann", at_ms=2)])
     assert intents.concurrency_of("mail") is None
+
+
+def test_records_with_many_arguments_travel_in_smaller_messages() -> None:
+    """Also one that is larger than a message should be; all come, in their order."""
+    sizes = [10] * 300 + [200_000] * 40 + [2 * ARRAY_BYTES] + [10] * 5
+    records = [
+        ControlRecord(key=f"job:{n}:change", op="change", body={"text": "x" * size})
+        for n, size in enumerate(sizes)
+    ]
+    bodies = list(encode_arrays(records))
+    assert [record for body in bodies for record in decode_records(body)] == records
+    for body in bodies:
+        inside = len(decode_records(body))
+        assert inside == 1 or (len(body) <= ARRAY_BYTES and inside <= ARRAY)
+    assert len(bodies) < 30
+    assert list(encode_arrays([])) == []

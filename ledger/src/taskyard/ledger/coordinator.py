@@ -70,7 +70,9 @@ async def _live(settings: Settings, *, health: bool) -> None:
         metrics = Metrics()
         policies = Policies(broker)
         recorder = Recorder(broker, database, metrics, policies=policies)
-        housekeeper = Housekeeper(broker, database, settings, metrics)
+        housekeeper = Housekeeper(
+            broker, database, settings, metrics, wait_written=recorder.wait_written
+        )
         server = _listen(broker, recorder, metrics, settings) if health else None
         _log.info("coordinator started", ledger=str(database))
         try:

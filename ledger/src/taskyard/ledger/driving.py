@@ -26,7 +26,7 @@ from taskyard.shared.errors import ConfigurationError, Unavailable
 from taskyard.shared.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from taskyard.ledger.database import Database
     from taskyard.ledger.requests import Request
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 _log = get_logger(__name__)
 
-#: How long what was in readers' hands when the feed was empty takes to be written, in seconds.
+#: How long what was in the hands of other coordinators' recorders when the feed was empty takes to
+#: be written, in seconds. Of our own we know.
 _WRITTEN_S: Final = 0.25
 #: Seconds between two looks at the feed, and between two tries after a failure.
 _LOOK_S: Final = 0.05
@@ -48,19 +49,28 @@ _SHOWN: Final = 500
 class Driver:
     """See the module's docstring. Run it while the lock of the coordinators is held."""
 
-    def __init__(self, broker: Broker, database: Database, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        database: Database,
+        clock: Clock | None = None,
+        *,
+        wait_written: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         """Prepare it; `run` does the work.
 
         Args:
             broker: open, with a control log.
             database: of the ledger.
             clock: measures the grace.
+            wait_written: waits until what this process took from the feed is in the ledger.
 
         """
         self._broker = broker
         self._clock = clock or SystemClock()
         self._requests = Requests()
         self._actor = Actor(broker, database)
+        self._wait_written = wait_written
         self._news = asyncio.Event()
 
     async def run(self) -> None:
@@ -138,6 +148,8 @@ class Driver:
         while await self._behind():  # noqa: ASYNC110  # it tells nobody
             await asyncio.sleep(_LOOK_S)
         await asyncio.sleep(_WRITTEN_S)
+        if self._wait_written is not None:
+            await self._wait_written()
 
     async def _behind(self) -> bool:
         feed = (await self._broker.stats([FEED]))[FEED]

@@ -24,7 +24,7 @@ from taskyard.shared.errors import ConfigurationError, Unavailable
 from taskyard.shared.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from taskyard.ledger.database import Database
     from taskyard.ledger.retention import Rule
@@ -50,14 +50,30 @@ class Housekeeper:
     """Waits until it is the one, and then does what is to be done, until it is cancelled."""
 
     def __init__(
-        self, broker: Broker, database: Database, settings: Settings, metrics: Metrics
+        self,
+        broker: Broker,
+        database: Database,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        wait_written: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """Prepare it; `run` does the work."""
+        """Prepare it; `run` does the work.
+
+        Args:
+            broker: open.
+            database: of the ledger.
+            settings: of the process.
+            metrics: of the process.
+            wait_written: see `Driver`.
+
+        """
         self._broker = broker
         self._database = database
         self._rules: Sequence[Rule] = rules_of(settings)
         self._metrics = metrics
         self._noticer = Noticer(broker, database, Surveyor(broker, database), metrics)
+        self._wait_written = wait_written
 
     async def run(self) -> None:
         """Do it whenever the lock is ours."""
@@ -117,7 +133,8 @@ class Housekeeper:
 
     async def _drive_for_ever(self) -> None:
         if self._broker.capabilities.control:
-            await Driver(self._broker, self._database).run()
+            driver = Driver(self._broker, self._database, wait_written=self._wait_written)
+            await driver.run()
 
     async def _note_for_ever(self) -> None:
         """Take the control log into the audit, from its start: what is there already stays."""

@@ -41,6 +41,8 @@ _KINDS: Final = ("job", "record", "skipped", "left_out")
 #: Seconds before a database that does not answer is tried again; doubled up to the longest.
 _FIRST_S: Final = 0.2
 _LONGEST_S: Final = 10.0
+#: Seconds between two looks at what is being written.
+_LOOK_S: Final = 0.05
 
 
 class Recorder:
@@ -66,6 +68,8 @@ class Recorder:
         self._rng = rng or random.Random()
         self._policies = policies or Policies(broker)
         self._in_hand_ms: int | None = None
+        self._is_writing = False
+        self._written = 0
         self.problem = ""
         self._count = {kind: metrics.count("ledger_items", kind) for kind in _KINDS}
         lag = metrics.count("ledger_lag_seconds")
@@ -92,12 +96,25 @@ class Recorder:
         flow = await self._patiently(lambda: self._broker.feed(credit=CREDIT))
         try:
             while items := await flow.take():
+                self._is_writing = True
                 for start in range(0, len(items), BATCH):
                     await self._record(items[start : start + BATCH])
                 await flow.ack(items)
                 self._in_hand_ms = None
+                self._is_writing = False
+                self._written += 1
         finally:
             await flow.stop()
+
+    async def wait_written(self) -> None:
+        """Wait until what this recorder has in its hands now is in the database.
+
+        While the database is away, it holds what it took, and the feed looks empty.
+        """
+        # What it writes now, and what has arrived meanwhile.
+        enough = self._written + 2
+        while self._is_writing and self._written < enough:  # noqa: ASYNC110  # nobody waits often
+            await asyncio.sleep(_LOOK_S)
 
     async def _record(self, items: Sequence[FeedItem]) -> None:
         """Write some items in one transaction; what the database refuses is looked for and skipped."""

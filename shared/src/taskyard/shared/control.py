@@ -10,7 +10,7 @@ from taskyard.shared.envelope import UNREADABLE
 from taskyard.shared.errors import TaskyardError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 VERSION: Final = 1
 
@@ -31,6 +31,10 @@ Operation = Literal[
     "reset",
     "genesis",
 ]
+
+#: Records of one message, and its most bytes where it holds several.
+ARRAY: Final = 256
+ARRAY_BYTES: Final = 1024 * 1024
 
 ALL_QUEUES: Final = "*"
 
@@ -75,6 +79,25 @@ _decoder = msgspec.json.Decoder(list[ControlRecord])
 def encode_records(records: Sequence[ControlRecord]) -> bytes:
     """Return the body of one control message: a JSON array of records."""
     return _encoder.encode(records)
+
+
+def encode_arrays(records: Sequence[ControlRecord]) -> Iterator[bytes]:
+    """Yield the bodies of the control messages that hold these records, in order.
+
+    A record may hold all of a job's arguments, and RabbitMQ takes no message of more than 16 MiB.
+    """
+    for start in range(0, len(records), ARRAY):
+        yield from _halved(records[start : start + ARRAY])
+
+
+def _halved(records: Sequence[ControlRecord]) -> Iterator[bytes]:
+    body = encode_records(records)
+    if len(body) <= ARRAY_BYTES or len(records) == 1:
+        yield body
+        return
+    half = len(records) // 2
+    yield from _halved(records[:half])
+    yield from _halved(records[half:])
 
 
 def decode_records(body: bytes) -> list[ControlRecord]:

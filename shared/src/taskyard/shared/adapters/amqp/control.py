@@ -19,7 +19,7 @@ from taskyard.shared.control import (
     ControlRecord,
     ControlUnavailable,
     decode_records,
-    encode_records,
+    encode_arrays,
     genesis,
 )
 from taskyard.shared.envelope import JSON
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 _log = get_logger(__name__)
 
-#: Records per message.
-ARRAY: Final = 256
 #: Unacknowledged messages of a reader; a stream sends whole chunks anyway.
 _CREDIT: Final = 4000
 #: Enough for the whole of the largest chunk.
@@ -59,8 +57,7 @@ async def append_control(
     """
     own = core.names.control
     messages = [
-        Raw(own, "", properties(content_type=JSON), encode_records(records[at : at + ARRAY]))
-        for at in range(0, len(records), ARRAY)
+        Raw(own, "", properties(content_type=JSON), body) for body in encode_arrays(records)
     ]
     for receipt in await core.publisher.publish_raw(messages, deadline_s=deadline_s):
         if receipt.status is not CONFIRMED:
