@@ -129,6 +129,26 @@ async def test_by_filter(rig, ledger, command):
         assert [found async for found in rig.broker.parked("default")] == []
 
 
+async def test_who_does_not_wait_is_not_told_to_wait(rig, ledger, command):
+    """It is recorded, as was wanted: that is no failure. Who waits in vain hears of it by 124."""
+    async with rig:
+        coordinator = await ledger.coordinator()
+        ids = await rig.send(*(rig.note(delay=3600) for _ in range(3)))
+        await ledger.until({"queued": 3})
+        coordinator.terminate()
+        assert await coordinator.wait_exit() == 0
+        code, said = await command("jobs", "suspend", ids[0], "--wait", "0")
+        assert (code, said.strip()) == (0, f"{ids[0]}: recorded")
+        words = ("jobs", "change", ids[1], "--to-due", "1960-01-01", "--wait", "0", "--json")
+        assert await command(*words) == (0, {"done": {}, "refused": {}, "recorded": [ids[1]]})
+        code, said = await command("jobs", "suspend", ids[2], "--wait", "0.2s")
+        assert (code, "no coordinator has answered yet" in said) == (124, True)
+        await ledger.coordinator()
+        await ledger.until({"queued": 1, "suspended": 2})
+        due_ms = (await ledger.jobs())[ids[1]]["due_ms"]
+        assert due_ms <= rig.broker.now_ms()
+
+
 async def test_a_cancel_says_what_happened(rig, ledger, command):
     """ZS-35: before it started, while it ran (it finishes), when it was over; and of an unknown job."""
     async with rig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from taskyard.broker_setup.intents import read_intents
 from taskyard.ledger.driving import Driver
 from taskyard.ledger.schema import jobs
 from taskyard.shared.adapters.memory import MemoryBroker
+from taskyard.shared.broker import ControlBatch
 from taskyard.shared.changes import KEPT_MS, Change, Standing
 from taskyard.shared.envelope import Envelope
 
@@ -134,6 +136,36 @@ async def test_the_first_message_may_be_the_last_to_come(site: Site) -> None:
     await site.drive()
     assert "it is over: succeeded" in await site.answers()
     assert await _kept_ms(site, job) >= now_ms + 365 * day_ms + KEPT_MS
+
+
+async def test_a_cancel_is_known_until_the_job_is_due(site: Site) -> None:
+    """ZS-35: due in a year, it is cancelled: it does not start then; one due tomorrow needs no more."""
+    day_ms = 86_400_000
+    now_ms = site.broker.now_ms()
+    far = (await site.send(not_before_ms=now_ms + 365 * day_ms)).id
+    near = (await site.send(not_before_ms=now_ms + day_ms)).id
+    await site.ask(far, None)
+    await site.ask(near, None)
+    await site.drive(answers=2)
+    intents = await read_intents(site.broker)
+    cancel = intents.cancel_of(far)
+    assert cancel is not None
+    assert cancel.expires == now_ms + 365 * day_ms + KEPT_MS
+    assert (cancel.op, cancel.by) == ("cancel", "me")
+    written = [
+        record
+        async for batch in _log(site)
+        for record in batch.records
+        if record.key == f"job:{near}:cancel"
+    ]
+    assert len(written) == 1
+
+
+async def _log(site: Site) -> AsyncIterator[ControlBatch]:
+    async for batch in site.broker.follow_control():
+        yield batch
+        if batch.caught_up:
+            return
 
 
 async def _kept_ms(site: Site, job: str) -> int:

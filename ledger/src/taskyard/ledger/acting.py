@@ -134,8 +134,14 @@ class Actor:
                 text = "it is suspended, and was not found; resumed, it would not start"
             elif isinstance(end, End):
                 told.append(cancelled(rows[clean(job)], now_ms=self._broker.now_ms()))
-            refused = isinstance(end, Refuse)
-            verdicts.append(Verdict(request=request, refused=refused, text=text))
+            verdicts.append(
+                Verdict(
+                    request=request,
+                    refused=isinstance(end, Refuse),
+                    text=text,
+                    old_due_ms=_due_ms(_row(rows, request)) if isinstance(end, End) else 0,
+                )
+            )
         return verdicts, told
 
     async def _end_aside(

@@ -19,9 +19,9 @@ from sqlalchemy.exc import DBAPIError
 from taskyard.ledger.acting import Actor, Verdict
 from taskyard.ledger.requests import Requests
 from taskyard.shared.broker import FEED
-from taskyard.shared.changes import Answer, answer_record, changed_record, unchanged_record
+from taskyard.shared.changes import KEPT_MS, Answer, answer_record, changed_record, unchanged_record
 from taskyard.shared.clock import SystemClock
-from taskyard.shared.control import ControlUnavailable
+from taskyard.shared.control import ControlUnavailable, cancel_record
 from taskyard.shared.errors import ConfigurationError, Unavailable
 from taskyard.shared.logs import get_logger
 
@@ -181,6 +181,10 @@ class Driver:
             # What an earlier change has made old is still old.
             if earlier is not None:
                 yield changed_record(job, earlier.asked, by=by, at_ms=now_ms, until_ms=until_ms)
+        elif not verdict.refused and _is_forgotten_early(request, until_ms):
+            yield cancel_record(
+                job, by=by, at_ms=request.at_ms, until_ms=until_ms + KEPT_MS, token=request.token
+            )
         answer = Answer(of=request.token, done=not verdict.refused, text=verdict.text)
         yield answer_record(job, answer, by=by, at_ms=now_ms)
 
@@ -191,3 +195,8 @@ class Driver:
             now_s=self._clock.monotonic_s(),
             inherited=inherited,
         )
+
+
+def _is_forgotten_early(request: Request, due_ms: int) -> bool:
+    """Tell whether a cancel is known for too short a time: its job is due when it ends, or nearly."""
+    return request.until_ms is not None and due_ms + KEPT_MS // 2 > request.until_ms

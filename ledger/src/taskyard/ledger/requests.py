@@ -42,6 +42,7 @@ class Request:
         at_ms: when, by their clock.
         token: names the asking.
         asked: of a change; None for a cancel.
+        until_ms: how long it is known, in milliseconds since the epoch; None: for ever.
         heard_s: when we read of it, on the monotonic clock.
         inherited: it was there before we were: somebody may have begun with it.
 
@@ -52,6 +53,7 @@ class Request:
     at_ms: int
     token: str
     asked: Asked | None
+    until_ms: int | None
     heard_s: float
     inherited: bool
 
@@ -149,6 +151,7 @@ class Requests:
             at_ms=record.at,
             token=token,
             asked=asked,
+            until_ms=record.expires,
             heard_s=now_s,
             inherited=inherited,
         )

@@ -35,8 +35,8 @@ KEPT_MS: Final = 90 * 86_400_000
 ANSWER_KEPT_MS: Final = 3_600_000
 #: The last due time that a broker and the ledger bear, far beyond any in use (the year 287396).
 _LATEST_MS: Final = 2**53
-#: The highest generation that the ledger counts.
-_MOST: Final = 2**31 - 1
+#: The highest generation, for the same reason; the ledger counts to 2**31.
+_MOST: Final = 2**53
 
 
 class Standing(Enum):

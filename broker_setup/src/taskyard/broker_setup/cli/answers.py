@@ -46,8 +46,14 @@ def show_progress(asking: Asking) -> None:
     asking.on_change = show
 
 
-def report(asking: Asking, refused: Mapping[str, str], *, as_json: bool) -> None:
+def report(asking: Asking, refused: Mapping[str, str], *, waited: bool, as_json: bool) -> None:
     """Print what became of each job.
+
+    Args:
+        asking: that was done.
+        refused: jobs that nothing was asked for, and why not.
+        waited: for answers; if not, what is recorded is all that was wanted.
+        as_json: print JSON.
 
     Raises:
         click.exceptions.Exit: with 1 where one was refused, 124 where one has no answer yet.
@@ -60,21 +66,25 @@ def report(asking: Asking, refused: Mapping[str, str], *, as_json: bool) -> None
     if as_json:
         print_json({"done": done, "refused": wrong, "recorded": waiting})
     else:
-        _print(done, wrong, waiting)
+        _print(done, wrong, waiting, waited=waited)
     if wrong:
         raise click.exceptions.Exit(NO)
-    if waiting:
+    if waiting and waited:
         raise click.exceptions.Exit(TIMED_OUT)
 
 
-def _print(done: Mapping[str, str], wrong: Mapping[str, str], waiting: list[str]) -> None:
+def _print(
+    done: Mapping[str, str], wrong: Mapping[str, str], waiting: list[str], *, waited: bool
+) -> None:
     for job, text in list(done.items())[:_SHOWN]:
         click.echo(f"{job}: {text}")
     if len(done) > _SHOWN:
         click.echo(f"and {len(done) - _SHOWN} more")
     for job, text in wrong.items():
         click.echo(f"{job}: {text}", err=True)
+    said = "recorded; no coordinator has answered yet" if waited else "recorded"
     for job in waiting[:_SHOWN]:
-        click.echo(f"{job}: recorded; no coordinator has answered yet", err=True)
+        click.echo(f"{job}: {said}", err=waited)
     if len(waiting) > _SHOWN:
-        click.echo(f"and {len(waiting) - _SHOWN} more without an answer", err=True)
+        more = " without an answer" if waited else ""
+        click.echo(f"and {len(waiting) - _SHOWN} more{more}", err=waited)

@@ -90,7 +90,7 @@ def cancel(
         )
     )
     if wait_s:
-        report(asking, {}, as_json=as_json)
+        report(asking, {}, waited=True, as_json=as_json)
     elif as_json:
         print_json({"recorded": list(ids), "abort": abort})
     else:

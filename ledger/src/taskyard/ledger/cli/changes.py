@@ -147,7 +147,7 @@ def _due_ms(delay: str | None, due: str | None) -> int | None:
     now_ms = SystemClock().now_ms()
     if delay is not None:
         return now_ms + round(parse_duration(delay) * 1000)
-    return None if due is None else parse_instant(due, now_ms)
+    return None if due is None else max(parse_instant(due, now_ms), 0)
 
 
 def _rewriting(
@@ -205,7 +205,7 @@ def _ask(
     if dry_run:
         _rehearsed(planned, refused, as_json=as_json)
     else:
-        report(asking, refused, as_json=as_json)
+        report(asking, refused, waited=bool(wait_s), as_json=as_json)
 
 
 def _rehearsed(planned: list[str], refused: dict[str, str], *, as_json: bool) -> None:
