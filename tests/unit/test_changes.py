@@ -151,6 +151,8 @@ def test_a_cancel_and_a_change_do_not_know_of_each_other():
     intents.apply([answer_record(JOB, Answer(of="t", done=True), by="me", at_ms=3)])
     assert intents.cancel_of(JOB) is not None
     assert intents.change_of(JOB) is not None
+    assert intents.changed_ms(JOB) == 1
+    assert intents.changed_ms("other") is None
     assert {record.key for record in intents.live(4)} == {
         "job:j:cancel",
         "job:j:change",

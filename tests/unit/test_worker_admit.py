@@ -25,6 +25,7 @@ from taskyard.workers.admit import (
     RUN,
     Admission,
     Cancel,
+    Defer,
     Park,
     Rules,
     Run,
@@ -164,6 +165,24 @@ def test_an_old_form_leaves_nothing_and_a_deferred_one_comes_again():
     assert (dropped.copies, dropped.park, dropped.record, dropped.replies) == ((), None, None, ())
     (copy,) = refuse(DEFER, facts).copies
     assert copy == msgspec.structs.replace(old, message_id="", not_before_ms=NOW + 1000)
+
+
+@pytest.mark.parametrize(
+    ("asked_ms", "due_ms", "expected_ms"),
+    [
+        (NOW - 2000, None, NOW + 1000),
+        (NOW + 9000, None, NOW + 1000),
+        (NOW - 40_000, None, NOW + 10_000),
+        (NOW - 86_400_000, None, NOW + 30_000),
+        (NOW, NOW + 60_000, NOW + 60_000),
+    ],
+)
+def test_what_waits_long_for_a_coordinator_comes_less_often(asked_ms, due_ms, expected_ms):
+    """Where none runs for days, thousands of jobs do not go round each second; none is due too early."""
+    old = envelope(not_before_ms=due_ms)
+    facts = Facts(delivery=Delivery(envelope=old), envelope=old, at_ms=NOW)
+    (copy,) = refuse(Defer(asked_ms), facts).copies
+    assert copy.not_before_ms == expected_ms
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,11 @@ class Intents:
         record = self._changed.get(job_id)
         return None if record is None else ChangeState.of(record, self._started.get(job_id))
 
+    def changed_ms(self, job_id: str) -> int | None:
+        """Return when the last change of a job was asked for, or answered, by the clock of who did."""
+        record = self._changed.get(job_id)
+        return None if record is None else record.at
+
     def standing_of(self, envelope: Envelope) -> Standing:
         """Return whether this publish of a job is the one that counts."""
         if not self._changed:

@@ -72,7 +72,14 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Defer:
-    """Publish it again, due a little later: the job is about to be changed."""
+    """Publish it again, due a little later: the job is about to be changed.
+
+    Attributes:
+        asked_ms: since when, in milliseconds since the epoch; None: just now.
+
+    """
+
+    asked_ms: int | None = None
 
 
 Admission = Run | Recount | Mint | Requeue | Park | Cancel | Drop | Defer

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from taskyard.shared.outcomes import Cancelled, HandedBack, Outcome, Parked, Retried, Succeeded
-from taskyard.workers.admit import DROP, Mint, Recount, Rules, Run, admit
+from taskyard.workers.admit import DEFER, DROP, Defer, Mint, Recount, Rules, Run, admit
 from taskyard.workers.attempt import Attempt, Stop
 from taskyard.workers.calls import Calls
 from taskyard.workers.execute import Executor
@@ -386,6 +386,8 @@ class Lane:
         charged = admission.charged if isinstance(admission, Run) else 0
         if charged:
             envelope = msgspec.structs.replace(envelope, deliveries=envelope.deliveries + charged)
+        if admission is DEFER:
+            admission = Defer(self._intents.changed_ms(envelope.id))
         settlement = refuse(admission, self._facts(delivery, now_ms, envelope, outcome=outcome))
         if isinstance(admission, (Recount, Mint)):
             self._renewing.setdefault(envelope.id, [])

@@ -23,8 +23,12 @@ from taskyard.workers.admit import (
 from taskyard.workers.settle import Run as Facts, settle
 
 #: How long a job that is about to be changed is put off at a time, in milliseconds: a change takes
-#: a little more than a second where a coordinator runs, and as long as there is none elsewhere.
+#: a little more than a second where a coordinator runs.
 DEFERRED_MS: Final = 1000
+#: Where none runs it takes until there is one, and each time costs a publish, which the feed holds
+#: too. So after a while a job is put off for this part of the time since it was asked for, to this.
+_PART: Final = 4
+DEFERRED_MOST_MS: Final = 30_000
 
 
 def outcome_of(admission: Admission) -> Outcome | None:
@@ -53,10 +57,18 @@ def refuse(admission: Admission, facts: Facts) -> Settlement:
     if isinstance(admission, Recount):
         copy = recounted(copy)
     elif isinstance(admission, Defer):
-        copy = msgspec.structs.replace(copy, not_before_ms=facts.at_ms + DEFERRED_MS)
+        due_ms = facts.at_ms + _deferred_ms(admission.asked_ms, facts.at_ms)
+        # If nothing comes of the change, it is due when it was.
+        copy = msgspec.structs.replace(copy, not_before_ms=max(due_ms, copy.not_before_ms or 0))
     return Settlement(
         delivery=facts.delivery, copies=(msgspec.structs.replace(copy, message_id=""),)
     )
+
+
+def _deferred_ms(asked_ms: int | None, now_ms: int) -> int:
+    if asked_ms is None:
+        return DEFERRED_MS
+    return min(max((now_ms - asked_ms) // _PART, DEFERRED_MS), DEFERRED_MOST_MS)
 
 
 def recounted(envelope: Envelope) -> Envelope:
