@@ -53,7 +53,8 @@ class Asking:
             broker: open, with a control log.
             make: returns what is to be written, given what is in force: by token, the job's id and
                 the record.
-            wait_s: how long to wait, in seconds; what has no answer then is in `unanswered`.
+            wait_s: how long to wait for an answer, and after each for a further one, in seconds;
+                what has none then is in `unanswered`.
 
         Raises:
             ControlUnavailable: the log cannot be read or written; what was written stays.
@@ -61,17 +62,19 @@ class Asking:
         """
         intents = Intents()
         written = False
+        loop = asyncio.get_running_loop()
         with suppress(TimeoutError):
             async with asyncio.timeout(None) as limit:
                 async for batch in broker.follow_control():
                     if written:
-                        self._take(batch.records)
+                        if self._take(batch.records):
+                            limit.reschedule(loop.time() + wait_s)
                     else:
                         intents.apply(batch.records)
                     if batch.caught_up and not written:
                         await self._write(broker, make(intents))
                         written = True
-                        limit.reschedule(asyncio.get_running_loop().time() + wait_s)
+                        limit.reschedule(loop.time() + wait_s)
                     if written and (not self.unanswered or not wait_s):
                         return
 
@@ -83,11 +86,14 @@ class Asking:
         for start in range(0, len(every), _WRITE):
             await broker.append_control(every[start : start + _WRITE])
 
-    def _take(self, records: tuple[ControlRecord, ...]) -> None:
+    def _take(self, records: tuple[ControlRecord, ...]) -> bool:
+        """Take in answers; return whether there were any."""
         known = len(self.answers)
         for record in records:
             answer = answer_of(record)
             if answer is not None and answer.of in self.jobs:
                 self.answers.setdefault(self.jobs[answer.of], answer)
-        if len(self.answers) > known:
-            self.on_change()
+        if len(self.answers) == known:
+            return False
+        self.on_change()
+        return True

@@ -20,7 +20,7 @@ WAIT: Final = click.option(
     "--wait",
     "wait",
     metavar="DURATION",
-    help="How long to wait for a coordinator's answer (0: not at all).",
+    help="How long to wait for a coordinator's next answer (0: not at all).",
 )
 _WAIT_S: Final = 15.0
 #: Jobs that are named where many are meant.
