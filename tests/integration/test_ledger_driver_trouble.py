@@ -14,7 +14,7 @@ from taskyard.ledger.acting import Actor
 from taskyard.ledger.database import LedgerUnavailable
 from taskyard.ledger.schema import jobs
 from taskyard.ledger.writing import merge
-from taskyard.shared.broker import FEED, QueueStats
+from taskyard.shared.broker import FEED, QueueStats, SettleStatus
 from taskyard.shared.changes import Asked, Change, change_record
 from taskyard.shared.control import cancel_record
 from taskyard.shared.errors import ConfigurationError, UnknownQueue
@@ -89,6 +89,21 @@ async def test_a_queue_that_is_gone_is_no_end(site: Site) -> None:
     said = await site.answers()
     assert "parking lot" in said[1]
     assert "not found" in said[2]
+
+
+async def test_a_move_of_unknown_end_is_tried_again(site: Site) -> None:
+    """ZP-20: the broker did not confirm in time: that is not to say that the job is not there."""
+    job = (await site.send()).id
+    await site.ask(job, Change(suspend=True))
+    await site.drive()
+    await site.ask(job, Change(suspend=False))
+
+    async def undone(batch: Any, **_: object) -> list[SettleStatus]:
+        return [SettleStatus.UNDONE for _ in batch]
+
+    await site.drive(Troubled(site.broker, "settle", undone))
+    assert await site.answers() == ["suspended", "resumed"]
+    assert await site.forms(job) == ["queued"]
 
 
 async def test_whoever_may_not_look_waits(site: Site) -> None:
