@@ -31,7 +31,7 @@ from taskyard.shared.control import (
 from taskyard.shared.envelope import Envelope
 from taskyard.shared.intents import Intents
 from taskyard.shared.wire import CHANGED
-from taskyard.workers.hearing import aborts, replies
+from taskyard.workers.hearing import aborts, overtaken, replies
 
 JOB = "j"
 
@@ -239,5 +239,7 @@ def test_a_worker_says_what_it_was_running():
         ("job:j:answer", "c1"),
     ]
     assert "attempt 3 was running (host:1)" in str((said[-1].body or {})["text"])
+    assert overtaken([wanted(2), done(3), done(2), wanted(9)], running) == {JOB: 3}
+    assert overtaken([done(1), withdrawn(4)], running) == {}
     assert aborts([cancel, quiet, other], running) == [(JOB, "me")]
     assert token_of(quiet) == ""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from taskyard.shared.changes import Answer, ChangeState, Start, answer_record, start_record
 from taskyard.shared.control import ControlUnavailable, token_of
 from taskyard.shared.errors import Unavailable
@@ -58,6 +60,7 @@ class Hearing:
             for attempt in lane.running
         }
         known = replies(about_jobs, running, worker=self._worker, now_ms=self._broker.now_ms())
+        self._overtake(overtaken(about_jobs, running))
         for job_id, by in aborts(about_jobs, running):
             for lane in self._lanes.values():
                 lane.abort(job_id, by)
@@ -65,6 +68,14 @@ class Hearing:
             task = asyncio.get_running_loop().create_task(self._say(known), name="answer")
             self._saying.add(task)
             task.add_done_callback(self._saying.discard)
+
+    def _overtake(self, generations: Mapping[str, int]) -> None:
+        for attempt in [each for lane in self._lanes.values() for each in lane.running]:
+            envelope = attempt.envelope
+            if generations.get(envelope.id, 0) > envelope.generation:
+                attempt.envelope = msgspec.structs.replace(
+                    envelope, generation=generations[envelope.id]
+                )
 
     def close(self) -> None:
         """Say nothing more."""
@@ -96,6 +107,22 @@ def aborts(records: Iterable[ControlRecord], running: Collection[str]) -> list[t
         wanted = kind == CANCEL and record.op == "cancel" and (record.body or {}).get("abort")
         if wanted and job_id in running:
             found.append((job_id, record.by))
+    return found
+
+
+def overtaken(records: Iterable[ControlRecord], running: Mapping[str, Envelope]) -> dict[str, int]:
+    """Return the generation that running jobs have from now on, by their ids.
+
+    Of a change that was published before its worker read of it nothing comes, but the ledger has
+    heard of the new form. What the job comes to as it was has to be the later word.
+    """
+    found: dict[str, int] = {}
+    for record in records:
+        kind, job_id = kind_and_subject(record.key)
+        if kind == CHANGE and record.op == "changed" and job_id in running:
+            change = ChangeState.of(record, None)
+            if change is not None and change.is_older(running[job_id]):
+                found[job_id] = max(change.asked.generation, found.get(job_id, 0))
     return found
 
 
