@@ -122,9 +122,18 @@ async def undrain(broker: Broker, *, by: str) -> ControlRecord | None:
 
 
 def cancel_records(
-    broker: Broker, job_ids: Sequence[str], *, by: str, abort: bool
+    broker: Broker, job_ids: Sequence[str], *, by: str, abort: bool, answered: bool = True
 ) -> dict[str, tuple[str, ControlRecord]]:
-    """Return the intents that these jobs start no further attempt: by token, job and record."""
+    """Return the intents that these jobs start no further attempt: by token, job and record.
+
+    Args:
+        broker: open.
+        job_ids: of the jobs.
+        by: `user@host`.
+        abort: also end running ones.
+        answered: ask for an answer to each.
+
+    """
     now_ms = broker.now_ms()
     found: dict[str, tuple[str, ControlRecord]] = {}
     for job_id in job_ids:
@@ -137,7 +146,7 @@ def cancel_records(
                 at_ms=now_ms,
                 abort=abort,
                 until_ms=now_ms + CANCEL_KEPT_MS,
-                token=token,
+                token=token if answered else "",
             ),
         )
     return found

@@ -85,7 +85,9 @@ def cancel(
     run_with_broker(
         lambda broker: asking.ask(
             broker,
-            lambda _: cancel_records(broker, ids, by=operator(), abort=abort),
+            lambda _: cancel_records(
+                broker, ids, by=operator(), abort=abort, answered=bool(wait_s)
+            ),
             wait_s=wait_s,
         )
     )
