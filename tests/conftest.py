@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support import postgres_fixtures, targets
+from support import pairs, postgres_fixtures, targets
 from support.fixtures import (
     amqp_url,
     broker_target,
@@ -63,6 +63,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "on_cluster: in full, the newest RabbitMQ is a cluster of three nodes"
     )
+    config.addinivalue_line(
+        "markers", "pairs: runs on pairs of broker and database, not on each with each"
+    )
     config.addinivalue_line("markers", "server_only: means nothing on an embedded broker")
 
 
@@ -72,6 +75,10 @@ def pytest_report_header() -> list[str]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     targets.parametrize(metafunc)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    pairs.thin(config, items)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

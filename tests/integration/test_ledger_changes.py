@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from support.eventually import eventually
 from support.ledger import command, ledger, ledger_url, rig
 
 __all__ = ["command", "ledger", "ledger_url", "rig"]
+
+pytestmark = pytest.mark.pairs
 
 
 async def test_one_of_three_is_suspended(rig, ledger, command):

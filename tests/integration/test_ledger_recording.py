@@ -13,6 +13,8 @@ from taskyard.shared import Job
 
 __all__ = ["ledger", "ledger_url", "rig"]
 
+pytestmark = pytest.mark.pairs
+
 TASKS = """
 from pathlib import Path
 from taskyard.shared import Context, Fail, Hold, Queue, RetryPolicy

@@ -39,7 +39,7 @@ ON_POSTGRESQL = pytest.mark.parametrize(
 )
 
 #: Each waits for the numbers of RabbitMQ's management API, which lag.
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.pairs]
 
 
 @pytest.fixture
