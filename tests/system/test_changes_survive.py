@@ -13,6 +13,7 @@ __all__ = ["command", "ledger", "ledger_url", "rig"]
 @pytest.mark.slow
 @pytest.mark.system
 @pytest.mark.breaks_broker
+@pytest.mark.pairs
 async def test_cancelled_suspended_and_retimed_jobs_survive_a_restart_of_everything(
     rig, ledger, command
 ):

@@ -27,7 +27,7 @@ from taskyard.producer import AsyncProducer
 from taskyard.shared import Job, Secret
 from taskyard.shared.settings import Settings
 
-pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.breaks_broker]
+pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.breaks_broker, pytest.mark.pairs]
 
 #: Made of pieces, so that nothing but the jobs carries them in one piece.
 CARD = "4111" + "1" * 12
