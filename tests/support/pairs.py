@@ -28,8 +28,9 @@ def thin(config: pytest.Config, items: list[pytest.Item]) -> None:
 def _left_out(mates: list[pytest.Item]) -> list[pytest.Item]:
     """Return the runs of one test that are left out."""
     pairs = [_pair(item) for item in mates]
-    brokers = list(dict.fromkeys(pair[0] for pair in pairs))
-    databases = list(dict.fromkeys(pair[1] for pair in pairs))
+    # Not in the order of the items, which pytest groups by their servers.
+    brokers = sorted({pair[0] for pair in pairs}, key=lambda each: (each != "sqlite", each))
+    databases = sorted({pair[1] for pair in pairs}, reverse=True)
     return [
         item
         for item, (broker, database) in zip(mates, pairs, strict=True)
@@ -37,9 +38,9 @@ def _left_out(mates: list[pytest.Item]) -> list[pytest.Item]:
     ]
 
 
-def _pair(item: pytest.Item) -> tuple[object, ...]:
+def _pair(item: pytest.Item) -> tuple[str, ...]:
     """Return the broker and the database that a run is on; nothing for one that has not both."""
     spec = getattr(item, "callspec", None)
     known = {} if spec is None else spec.params
     both = {"broker_target", "ledger_url"} <= known.keys()
-    return (known["broker_target"], known["ledger_url"]) if both else ()
+    return (known["broker_target"].id, known["ledger_url"]) if both else ()
