@@ -133,7 +133,7 @@ class Requests:
         self.published = {job: p for job, p in held if p.until_ms + KEPT_MS > now_ms}
         self._room = max(_ROOM, 2 * len(self.published))
 
-    def _put(  # a request has so many parts
+    def _put(
         self,
         record: ControlRecord,
         job: str,
