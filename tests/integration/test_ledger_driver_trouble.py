@@ -214,7 +214,7 @@ async def test_many_suspended_jobs_are_cancelled_with_one_look(site: Site) -> No
 async def test_odd_records_of_anybody_stop_nobody(site: Site) -> None:
     """Numbers that no job can have make a record that counts for nothing."""
     job = (await site.send()).id
-    wish = Asked(generation=2, attempt=1, token="t", change=Change(priority=1))
+    wish = Asked(generation=2, token="t", change=Change(priority=1))
     record = change_record(job, wish, by="x", at_ms=site.broker.now_ms())
     body = record.body or {}
     odd = [

@@ -14,7 +14,7 @@ from taskyard.shared.changes import Asked, Change, change_record, changed_record
 from taskyard.shared.wire import CHANGED
 
 TOKEN = "t"
-ASKED = Asked(generation=2, attempt=1, token=TOKEN, change=Change(priority=9))
+ASKED = Asked(generation=2, token=TOKEN, change=Change(priority=9))
 
 
 def wanted(job: str, at_ms: int = 1) -> Any:

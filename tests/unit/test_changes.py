@@ -39,7 +39,6 @@ JOB = "j"
 def asked(generation: int, token: str = "") -> Asked:
     return Asked(
         generation=generation,
-        attempt=1,
         token=token or f"t{generation}",
         change=Change(priority=generation),
     )

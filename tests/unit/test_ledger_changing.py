@@ -49,7 +49,7 @@ def row(state: str = "queued", envelope: Envelope | None = None, **fields: Any) 
 
 
 def step(found: Any, generation: int = 5, **change: Any) -> Any:
-    wish = Asked(generation=generation, attempt=2, token="t", change=Change(**change))
+    wish = Asked(generation=generation, token="t", change=Change(**change))
     return step_of(found, wish, by="me", now_ms=NOW_MS)
 
 
@@ -148,7 +148,7 @@ def test_what_a_cancel_comes_to(found, kind, word):
 
 
 def change(job: str, token: str) -> ControlRecord:
-    wish = Asked(generation=2, attempt=1, token=token, change=Change(priority=1))
+    wish = Asked(generation=2, token=token, change=Change(priority=1))
     return change_record(job, wish, by="me", at_ms=NOW_MS)
 
 

@@ -191,7 +191,7 @@ def test_without_its_arguments_a_job_is_not_changed_but_cancelled():
         "started_ms": None,
         "envelope": job.request.envelope,
     }
-    wish = Asked(generation=2, attempt=1, token="t", change=JobChange(priority=9))
+    wish = Asked(generation=2, token="t", change=JobChange(priority=9))
     step = step_of(row, wish, by="ann", now_ms=9)
     assert isinstance(step, Refuse)
     assert "its arguments are not in the ledger" in step.text

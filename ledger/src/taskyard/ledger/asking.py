@@ -64,7 +64,6 @@ async def plan(
                 continue
             wish = Asked(
                 generation=1 if row is None else row["generation"] + 1,
-                attempt=1 if row is None else row["attempt"],
                 token=mint_id(),
                 change=change,
             )

@@ -206,7 +206,7 @@ class Rebuilder:
         records = [
             changed_record(
                 copy.id,
-                Asked(generation=copy.generation, attempt=copy.attempt, token=mint_id()),
+                Asked(generation=copy.generation, token=mint_id()),
                 by=self.by,
                 at_ms=at_ms,
                 until_ms=copy.due_ms,

@@ -72,14 +72,12 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         generation: that the job has from then on; publishes of lower ones are older.
-        attempt: at which the job was when it was asked for.
         token: names the asking, so that its answer is known.
         change: what is to be different; None once that is published.
 
     """
 
     generation: Annotated[int, msgspec.Meta(ge=1, le=_MOST)]
-    attempt: int
     token: str
     change: Change | None = None
 
